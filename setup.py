@@ -1,0 +1,148 @@
+"""Builds famkern's compiled parts with ninja; everything else about the package is in pyproject.toml.
+
+Two libraries come out of csrc/, both beside the Python package:
+
+    famkern/_cpu.*.so   pybind11, knows no torch: what is not an operator (CPU feature detection)
+    famkern/_C.so       the operators, registered through LibTorch's stable ABI (torch >= 2.10), no Python symbols
+
+Kernels in csrc/cpu/kernels are compiled once per instruction set and chosen at run time, so a build made on one
+machine runs on any other of its architecture.
+
+    FAMKERN_REQUIRE_EXT=1   a missing compiler or torch is an error (default: a warning, and a pure-Python install)
+    CXX                     the C++ compiler (default g++)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+TORCH_ABI = "0x020a000000000000"  # the oldest torch the operators load in: 2.10
+
+IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+# Each file in csrc/cpu/kernels is compiled with every line of this table, FAMKERN_ISA naming the instantiation.
+INSTRUCTION_SETS: dict[str, list[str]] = {"portable": []}
+if IS_X86:
+    INSTRUCTION_SETS |= {
+        "avx2": ["-mavx2", "-mfma", "-mf16c"],
+        "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"],
+    }
+
+
+def installed_torch() -> Path | None:
+    """Folder of the torch that famkern will run with, also when pip hides it from an isolated build."""
+    query = (
+        "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '', end='')"
+    )
+    pythons = [sys.executable]
+    if os.environ.get("VIRTUAL_ENV"):
+        pythons.append(os.path.join(os.environ["VIRTUAL_ENV"], "bin", "python"))
+    for python in pythons:
+        for flags in ([], ["-E"]):  # -E leaves the isolated environment, which pip makes with PYTHONPATH
+            found = subprocess.run([python, *flags, "-c", query], capture_output=True, text=True, cwd="/", check=False)
+            if found.stdout and (Path(found.stdout) / "include/torch/csrc/stable/library.h").exists():
+                return Path(found.stdout)
+    return None
+
+
+class NinjaBuild(build_ext):
+    """Writes one build.ninja for all extensions and lets ninja do the parallel, incremental work."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname == "famkern._C":  # loaded by torch, not by the import system: no Python tag
+            return "famkern/_C.so"
+        return super().get_ext_filename(fullname)
+
+    def build_extensions(self) -> None:
+        compiler = os.environ.get("CXX", "g++")
+        torch = installed_torch()
+        if shutil.which(compiler) is None:
+            return self.missing(f"no C++ compiler ({compiler}) found: famkern installs without its compiled kernels")
+        targets = [ext for ext in self.extensions if ext.name != "famkern._C" or torch is not None]
+        if torch is None:
+            self.missing("torch >= 2.10 was not found: famkern installs without its compiled operators")
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        (build / "build.ninja").write_text(self.recipe(targets, compiler, torch))
+        self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
+        return None
+
+    def missing(self, what: str) -> None:
+        if os.environ.get("FAMKERN_REQUIRE_EXT") == "1":
+            raise SystemExit(f"famkern: {what}; FAMKERN_REQUIRE_EXT=1 makes that an error")
+        self.warn(f"famkern: {what}. It works on PyTorch's reference operators, slower.")
+
+    @staticmethod
+    def ninja() -> str:
+        import ninja  # noqa: PLC0415  (a build requirement: absent when only metadata is asked for)
+
+        return str(Path(ninja.BIN_DIR) / "ninja")
+
+    def recipe(self, targets: list[Extension], compiler: str, torch: Path | None) -> str:
+        """The text of build.ninja."""
+        import pybind11  # noqa: PLC0415
+
+        flags = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fopenmp -ffp-contract=off -Wall -Wextra -DNDEBUG"
+        flags += f" {os.environ.get('CXXFLAGS', '')}"
+        lines = [
+            "ninja_required_version = 1.5",
+            f"cxx = {compiler}",
+            f"flags = {flags} -I{CSRC}",
+            "rule compile",
+            "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = compile $in $isa",
+            "rule link",
+            f"  command = $cxx -shared -fopenmp $in -o $out $libs {os.environ.get('LDFLAGS', '')}",
+            "  description = link $out",
+        ]
+        kernels = []
+        for isa, isa_flags in INSTRUCTION_SETS.items():
+            for source in sorted((CSRC / "cpu/kernels").glob("*.cpp")):
+                obj = f"{source.stem}.{isa}.o"
+                kernels.append(obj)
+                lines += [
+                    f"build {obj}: compile {source}",
+                    f"  extra = {' '.join(isa_flags)} -DFAMKERN_ISA={isa} -DFAMKERN_ISA_{isa.upper()}",
+                    f"  isa = for {isa}",
+                ]
+        python = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
+        stable = f"-isystem {torch}/include -DTORCH_TARGET_VERSION={TORCH_ABI}"
+        for ext in targets:
+            objects = list(kernels) if ext.name == "famkern._C" else []
+            for source in ext.sources:
+                obj = f"{ext.name}.{Path(source).stem}.o"
+                objects.append(obj)
+                lines += [
+                    f"build {obj}: compile {ROOT / source}",
+                    f"  extra = {stable if ext.name == 'famkern._C' else python}",
+                ]
+            out = Path(self.get_ext_fullpath(ext.name)).resolve()
+            out.parent.mkdir(parents=True, exist_ok=True)
+            libs = f"-L{torch}/lib -Wl,--no-as-needed -ltorch_cpu -lc10" if ext.name == "famkern._C" else ""
+            lines += [f"build {out}: link {' '.join(objects)}", f"  libs = {libs}"]
+        return "\n".join(lines) + "\n"
+
+
+FOLDERS = {"famkern": "famkern", "famkern.kernels": "kernels", "famkern.training": "training"}
+
+setup(
+    packages=[
+        name + ("." + sub if sub else "") for name, folder in FOLDERS.items() for sub in ("", *find_packages(folder))
+    ],
+    package_dir=FOLDERS,
+    package_data={"famkern.models": ["weights/*"]},
+    ext_modules=[Extension("famkern._cpu", ["csrc/cpu/features.cpp"])],
+    cmdclass={"build_ext": NinjaBuild},
+)

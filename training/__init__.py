@@ -1,0 +1,1 @@
+"""Data, losses, loops and evaluation, imported as famkern.training."""
