@@ -1,0 +1,260 @@
+"""dehaze() and Dehazer: weights, device, precision and a memory budget become a callable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from . import engine, models
+from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
+from .ops import formulas
+
+T = TypeVar("T", Tensor, np.ndarray, Image.Image)
+
+MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+PIL_MODES = ("RGB", "RGBA", "L", "LA")
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
+
+
+class Dehazer:
+    """A dehazing network ready to run: packs its weights once, then takes any number of pictures.
+
+    Instances may be called from several threads at once.
+
+    Args:
+        model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, or a `Student`.
+        strength: 0 returns the input, 1 the network's output, values between them the blend of both.
+        device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.
+        dtype: precision of the network's maps: torch.float32, float16, bfloat16 or float64. Arithmetic is in float32, or
+            float64 for float64. None for float32 on the CPU and float16 on CUDA.
+        memory: bound on what a call allocates beyond its input and output, in bytes or as text ("1GiB"). Maps that do not
+            fit go to a file on disk. None: they stay in RAM if they fit half of what is available.
+        threads: CPU threads; None for PyTorch's setting.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what is accepted.
+        FileNotFoundError, famkern.models.WeightsError: from loading the weights.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | nn.Module = "student",
+        *,
+        strength: float = 1.0,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        memory: int | str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength is a number from 0 to 1, not {strength}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is a number of 1 or more, not {threads}")
+        self.strength = float(strength)
+        self.device = _parse_device(device)
+        self.dtype = _parse_dtype(dtype)
+        self.memory = None if memory is None else engine.parse_bytes(memory)
+        self.threads = threads
+        network = model if isinstance(model, nn.Module) else models.load(model)
+        if not isinstance(network, models.Student):
+            raise TypeError(f"model is a network of the student family, not a {type(network).__name__}")
+        self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
+        self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
+        self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, image: T, *, progress: Callable[[float], None] | None = None) -> T:
+        """Remove haze.
+
+        Args:
+            image: hazy RGB of any size: a torch tensor (3, H, W) or (B, 3, H, W), floating point in [0, 1] or uint8; a
+                NumPy array (H, W, 3), floating point in [0, 1], uint8 or uint16; a PIL image (RGB or grey, with or
+                without alpha, which stays as it is). Any strides. Pictures of a batch do not influence each other.
+            progress: called with the finished fraction, which grows to 1.
+
+        Returns:
+            The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even.
+
+        Raises:
+            TypeError, ValueError: for another kind, dtype or shape, and for values that are not finite or not in [0, 1].
+            MemoryBoundError: (a ValueError) for a memory bound below the least possible one, which it states.
+            OSError: if maps must go to disk and there is no room.
+        """
+        if isinstance(image, Image.Image):
+            return self._dehaze_pil(image, progress)
+        if isinstance(image, np.ndarray):
+            return self._dehaze_array(image, progress)
+        if isinstance(image, Tensor):
+            return self._dehaze_tensor(image, progress)
+        raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
+
+    def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None) -> Tensor:
+        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
+            raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
+        if image.dim() not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
+            raise ValueError(f"a tensor image has the shape (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}")
+        image = image.detach()
+        result = torch.empty(image.shape, dtype=image.dtype, device=image.device)
+        pictures = image[None] if image.dim() == 3 else image  # (B, 3, H, W)
+        results = result[None] if image.dim() == 3 else result
+        for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
+            report = _part(progress, index, len(pictures))
+            self._run(before.permute(1, 2, 0), after.permute(1, 2, 0), self.device or image.device, report)
+        return result
+
+    def _dehaze_array(self, image: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
+        if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+            raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"a NumPy image has the shape (H, W, 3), not {image.shape}")
+        result = np.empty(image.shape, dtype=image.dtype)
+        self._run(image, result, self._default_device(), progress)
+        return result
+
+    def _dehaze_pil(self, image: Image.Image, progress: Callable[[float], None] | None) -> Image.Image:
+        if image.mode not in PIL_MODES:
+            raise ValueError(
+                f"a PIL image has one of the modes {', '.join(PIL_MODES)}, not {image.mode}: use convert() first, "
+                "or a NumPy array for 16 bits"
+            )
+        if 0 in image.size:
+            raise ValueError(f"a PIL image has at least one pixel, not {image.width} x {image.height}")
+        grey = image.mode in ("L", "LA")
+        pixels = self._dehaze_array(np.asarray(image.convert("RGB")), progress)
+        if grey:
+            result = Image.fromarray(np.rint(pixels @ LUMA).astype(np.uint8))
+        else:
+            result = Image.fromarray(pixels)
+        if image.mode in ("RGBA", "LA"):
+            result.putalpha(image.getchannel("A"))
+        result.info = dict(image.info)
+        return result
+
+    def _default_device(self) -> torch.device:
+        return self.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _run(
+        self,
+        before: Tensor | np.ndarray,
+        after: Tensor | np.ndarray,
+        device: torch.device,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        """Dehaze one picture (H, W, 3) into another of the same size and dtype."""
+        source, sink = engine.Pixels(before), engine.Pixels(after)
+        source.check()
+        if self.strength == 0:
+            after[...] = before
+            if progress:
+                progress(1.0)
+            return
+        dtype = self.dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+        compute = torch.float64 if dtype == torch.float64 else torch.float32
+
+        def finish(start: int, stop: int, band: Tensor) -> None:
+            if self.strength < 1:
+                band = torch.lerp(source.read(start, stop, compute, device), band, self.strength)
+            sink.write(start, stop, band)
+
+        with torch.inference_mode(), _threads(self.threads), _full_precision(device):
+            line = self._line(compute, device)
+            plan = engine.make_plan(
+                line,
+                source.height,
+                source.width,
+                self._numbers["channels"],
+                dtype=dtype,
+                tile=formulas.TILE,
+                memory=self.memory,
+                available=_available(device),
+            )
+            engine.run(line, plan, source, finish, device, progress)
+
+    def _line(self, dtype: torch.dtype, device: torch.device) -> list[engine.Stage]:
+        """The network for this precision and device; made at the first use."""
+        with self._lock:
+            if (dtype, device) not in self._lines:
+                self._lines[dtype, device] = engine.lower(
+                    self._tensors, **self._numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=dtype, device=device
+                )
+            return self._lines[dtype, device]
+
+
+def dehaze(
+    image: T,
+    *,
+    model: str | os.PathLike[str] | nn.Module = "student",
+    strength: float = 1.0,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+) -> T:
+    """Remove haze from one picture, or from a batch of them; see `Dehazer` for the arguments and errors.
+
+    For many pictures make one `Dehazer` and call it: it loads the weights once.
+
+    Example:
+        >>> clear = famkern.dehaze(Image.open("hazy.jpg"))
+    """
+    return Dehazer(model, strength=strength, device=device, dtype=dtype, memory=memory, threads=threads)(image)
+
+
+def _parse_device(device: str | torch.device | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {device!r}') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device} was asked for, but PyTorch {torch.__version__} finds no CUDA device here")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {str(device)!r}')
+    return device
+
+
+def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and parsed not in MAP_DTYPES:
+        accepted = ", ".join(str(accepted).removeprefix("torch.") for accepted in MAP_DTYPES)
+        raise ValueError(f"dtype is one of {accepted}, not {dtype}")
+    return parsed
+
+
+def _available(device: torch.device) -> int:
+    """Bytes that maps could take on this device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else engine.available_memory()
+
+
+def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:
+    """Progress of picture number `index` among `count`, as progress of them all."""
+    return progress and (lambda fraction: progress((index + fraction) / count))
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Run with this many CPU threads, then as before."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Convolutions of the reference operators in true float32, not TF32, and repeatable."""
+    if device.type == "cuda":
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return contextlib.nullcontext()

@@ -1,0 +1,28 @@
+"""Runs a student over a picture of any size: the network as a line of stages, the picture as bands of rows.
+
+    line.py     a network's tensors become the line of stages
+    plan.py     picture, precision and memory bound become band height and storage
+    storage.py  where the maps live: RAM or a spill file
+    pixels.py   pictures in and out, a band at a time
+    run.py      the one loop
+    memory.py   how much memory there is
+"""
+
+from .line import Stage, lower
+from .memory import available_memory, format_bytes, parse_bytes
+from .pixels import Pixels
+from .plan import MemoryBoundError, Plan, make_plan
+from .run import run
+
+__all__ = [
+    "MemoryBoundError",
+    "Pixels",
+    "Plan",
+    "Stage",
+    "available_memory",
+    "format_bytes",
+    "lower",
+    "make_plan",
+    "parse_bytes",
+    "run",
+]

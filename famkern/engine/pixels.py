@@ -1,0 +1,62 @@
+"""A picture's pixels, a band of rows at a time: what the first and last stage read, and what the last one writes.
+
+Tensors and arrays of any strides stay as they are; only a band of them is ever converted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535, np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+BAND_PIXELS = 1 << 18  # pixels that are converted or checked at a time
+
+
+class Pixels:
+    """One RGB picture as a torch tensor or NumPy array (H, W, 3): uint8, uint16 or floating point in [0, 1]."""
+
+    def __init__(self, array: Tensor | np.ndarray) -> None:
+        self.array = array
+        self.height, self.width = int(array.shape[0]), int(array.shape[1])
+        self.full_scale = FULL_SCALE.get(array.dtype)  # None: floating point
+
+    def read(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Rows start..stop as a contiguous (1, rows, W, 3) tensor with values in [0, 1]."""
+        band = self.array[start:stop]
+        if isinstance(band, np.ndarray):  # copied, since it may be read-only, byte-swapped or of negative strides
+            band = torch.from_numpy(band.astype(np.float64 if dtype == torch.float64 else np.float32))
+        band = band.to(device=device, dtype=dtype).contiguous()[None]
+        return band / self.full_scale if self.full_scale else band
+
+    def write(self, start: int, stop: int, band: Tensor) -> None:
+        """Store (1, rows, W, 3) with values in [0, 1] as rows start..stop; integers are rounded half to even."""
+        band = band[0]
+        if self.full_scale:
+            band = (band * self.full_scale).round_()
+        if isinstance(self.array, np.ndarray):
+            self.array[start:stop] = band.cpu().numpy()
+        else:
+            self.array[start:stop].copy_(band)
+
+    def check(self) -> None:
+        """Refuse what would spoil the whole result, since one NaN reaches every pixel through the global means.
+
+        Raises:
+            ValueError: for NaN, infinity, or values outside [0, 1].
+        """
+        if self.full_scale:
+            return
+        step = max(1, BAND_PIXELS // self.width)
+        for start in range(0, self.height, step):
+            band = self.array[start : start + step]
+            low, high = float(band.min()), float(band.max())  # both carry a NaN on
+            if not (low >= 0 and high <= 1):
+                if np.isfinite(low) and np.isfinite(high):
+                    found = f"values from {low:g} to {high:g}"
+                else:
+                    found = "NaN or infinity"
+                raise ValueError(
+                    f"a floating-point image has values in [0, 1]; this one has {found} "
+                    f"in rows {start} to {min(start + step, self.height) - 1}"
+                )

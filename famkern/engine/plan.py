@@ -1,0 +1,151 @@
+"""From a picture, a precision and a memory bound to a band height and a place for the maps.
+
+Maps share buffers. A stage rewrites most of what it reads, so a written map takes over the buffer of a map that dies at
+that stage, displaced by `slide` rows so that no row is overwritten while the halo of another band still needs it:
+
+    stage k   (odd)   reads  |####map####|.....|    sweeps upwards,   writes  |.....|####map####|
+    stage k+1 (even)  reads  |.....|####map####|    sweeps downwards, writes  |####map####|.....|
+
+With bands of b rows and a halo of h, slide = b + h rows are enough; with one band it is the whole height, which is plain
+double buffering. The student of three groups lives in four buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..ops.formulas import workspace_bytes
+from .line import IMAGE, OUTPUT, Stage
+from .memory import format_bytes
+
+BAND_PIXELS = 1 << 18  # preferred size of a band: large enough to feed all cores, small enough to stop within
+RESERVE = 8 << 20  # the allocator's slack and the libraries' own buffers
+
+
+class MemoryBoundError(ValueError):
+    """A memory bound below the least possible one, which the message states."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one picture is run: see `make_plan`."""
+
+    height: int
+    width: int
+    channels: int
+    dtype: torch.dtype  # of the maps
+    tile: int  # rows that the kernels compute at a time
+    band: int  # rows of a band, a multiple of `tile`; the last band may be shorter
+    slide: int  # rows by which a map moves when it takes over a buffer
+    buffers: dict[str, int]  # map -> buffer
+    spill: bool  # buffers live in a file
+    need: int  # bytes that the run allocates beyond input and output, at most
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes in one row of a map."""
+        return self.width * self.channels * self.dtype.itemsize
+
+    @property
+    def buffer_rows(self) -> int:
+        """Rows of each buffer."""
+        return self.height + self.slide
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of all buffers together."""
+        return (max(self.buffers.values()) + 1) * self.buffer_rows * self.row_bytes
+
+    def bands(self, stage: int) -> Iterator[tuple[int, int]]:
+        """The bands (start, stop) in the order in which the stage of this index sweeps over them."""
+        starts = range(0, self.height, self.band)
+        for start in starts if stage % 2 == 0 else reversed(starts):
+            yield start, min(start + self.band, self.height)
+
+
+def make_plan(
+    line: Sequence[Stage],
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    dtype: torch.dtype,
+    tile: int,
+    memory: int | None,
+    available: int,
+    band: int | None = None,
+) -> Plan:
+    """Choose band height and storage.
+
+    Args:
+        line: the network.
+        height, width: the picture, in pixels.
+        channels: of the maps.
+        dtype: of the maps.
+        tile: rows that the kernels compute at a time.
+        memory: bound in bytes on what the run allocates beyond input and output; None for half of `available`.
+        available: bytes that could be allocated.
+        band: a band height to use instead of the preferred one, for tests and experiments; rounded up to tiles.
+
+    Raises:
+        MemoryBoundError: if not even the lowest band fits the bound.
+    """
+    buffers = share_buffers(line)
+    halo = max(stage.halo(tile) for stage in line)
+
+    def candidate(tiles: int, spill: bool) -> Plan:
+        rows = tiles * tile
+        plan = Plan(height, width, channels, dtype, tile, rows, min(rows + halo, height), buffers, spill, need=0)
+        return replace(plan, need=_need(plan, line))
+
+    bound = memory if memory is not None else available // 2
+    preferred = min(band or max(1, BAND_PIXELS // width), height)
+    for spill in (False, True):
+        for tiles in range(-(-preferred // tile), 0, -1):
+            plan = candidate(tiles, spill)
+            if plan.need <= bound:
+                return plan
+    least = min(candidate(1, spill).need for spill in (False, True))
+    raise MemoryBoundError(
+        f"a picture of {width} x {height} pixels needs a memory bound of at least {least} bytes "
+        f"({format_bytes(least)}); it is {bound} ({format_bytes(bound)})"
+    )
+
+
+def share_buffers(line: Sequence[Stage]) -> dict[str, int]:
+    """Give each map a buffer, as few as the lives of the maps allow."""
+    last_reader = {name: index for index, stage in enumerate(line) for name in stage.reads}
+    written_by = {name: index for index, stage in enumerate(line) for name in stage.writes}
+    buffers: dict[str, int] = {}
+    free: list[int] = []
+    for index, stage in enumerate(line):
+        dying = [name for name in stage.reads if name != IMAGE and last_reader[name] == index]
+        # Only a map of the stage before lies on the side of its buffer that this stage does not write to.
+        taken = [buffers[name] for name in dying if written_by[name] == index - 1]
+        freed = [buffers[name] for name in dying if written_by[name] != index - 1]
+        for name in stage.writes:
+            if name != OUTPUT:
+                unused = len(set(buffers.values()))
+                buffers[name] = taken.pop(0) if taken else free.pop(0) if free else unused
+        free += freed + taken
+    return buffers
+
+
+def _need(plan: Plan, line: Sequence[Stage]) -> int:
+    """Bytes that a run by this plan allocates at most, beyond input and output."""
+    sums = max(len(stage.sums) for stage in line) * plan.height * plan.channels * 8
+    work = max(_band_bytes(plan, stage) for stage in line)
+    return RESERVE + sums + work + (0 if plan.spill else plan.map_bytes)
+
+
+def _band_bytes(plan: Plan, stage: Stage) -> int:
+    """Bytes that one band of this stage needs: the operator's workspace, pixels, and what passes to and from a file."""
+    rows = min(plan.band + 2 * stage.halo(plan.tile), plan.height)
+    work = workspace_bytes(rows, plan.width, plan.channels, stage.weights[0].dtype)
+    if plan.spill:
+        passing = [name for name in (*stage.reads, *stage.writes) if name not in (IMAGE, OUTPUT)]
+        work += len(passing) * rows * plan.row_bytes
+    return work

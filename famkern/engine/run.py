@@ -1,0 +1,83 @@
+"""The one loop: every stage of the line, every band of the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .line import IMAGE, OUTPUT, Stage
+from .pixels import Pixels
+from .plan import Plan
+from .storage import open_storage
+
+
+def run(
+    line: Sequence[Stage],
+    plan: Plan,
+    image: Pixels,
+    finish: Callable[[int, int, Tensor], None],
+    device: torch.device,
+    progress: Callable[[float], None] | None = None,
+) -> None:
+    """Run the line over one picture.
+
+    Args:
+        line: the network.
+        plan: made for this line and a picture of this size.
+        image: the picture.
+        finish: called with (start, stop, band) for each band of the result, (1, rows, W, 3) in [0, 1].
+        device: where the line's weights are.
+        progress: called with the finished fraction, 0 < fraction <= 1, after each band.
+    """
+    compute = line[0].weights[0].dtype
+    origins: dict[str, int] = {}
+    means: dict[str, Tensor] = {}
+    done, total = 0, len(line) * -(-plan.height // plan.band)
+    with open_storage(plan, device) as storage:
+
+        def read(name: str, start: int, stop: int) -> Tensor:
+            if name == IMAGE:
+                return image.read(start, stop, compute, device)
+            return storage.read(name, origins[name], start, stop)
+
+        def target(name: str, start: int, stop: int) -> Tensor:
+            if name == OUTPUT:
+                return torch.empty((1, stop - start, plan.width, 3), dtype=compute, device=device)
+            return storage.target(name, origins[name], start, stop)
+
+        def store(name: str, start: int, stop: int, band: Tensor) -> None:
+            if name == OUTPUT:
+                finish(start, stop, band)
+            else:
+                storage.store(name, origins[name], start, stop, band)
+
+        def run_band(stage: Stage, gate: Tensor | None, sums: list[Tensor], start: int, stop: int) -> None:
+            halo = stage.halo(plan.tile)
+            top, bottom = min(halo, start), min(halo, plan.height - stop)
+            inputs = [read(name, start - top, stop + bottom) for name in stage.reads]
+            outputs = [target(name, start, stop) for name in stage.writes]
+            stage.operator(inputs, gate, stage.weights, outputs, [s[:, start:stop] for s in sums], top, bottom)
+            for name, band in zip(stage.writes, outputs, strict=True):
+                store(name, start, stop, band)
+
+        for index, stage in enumerate(line):
+            gate = stage.gate(means) if stage.gate else None
+            origins |= dict.fromkeys(stage.writes, plan.slide * (index % 2))
+            shape = (1, plan.height, plan.channels)
+            sums = [torch.empty(shape, dtype=torch.float64, device=device) for _ in stage.sums]
+            for start, stop in plan.bands(index):
+                run_band(stage, gate, sums, start, stop)
+                done += 1
+                if progress:
+                    progress(done / total)
+            pixels = plan.height * plan.width
+            means |= {name: _sum_rows(s) / pixels for name, s in zip(stage.sums, sums, strict=True)}
+
+
+def _sum_rows(sums: Tensor) -> Tensor:
+    """(1, H, C) -> (1, C), always in the same order, so that the mean has the same bits for any number of threads."""
+    if sums.device.type == "cpu":
+        return torch.from_numpy(sums.numpy().sum(axis=1))  # NumPy uses one thread; PyTorch splits by their number
+    return sums.sum(dim=1)

@@ -1,0 +1,143 @@
+"""Where the maps of a run live: in RAM, or in a spill file where they do not fit the memory bound."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .memory import format_bytes
+from .plan import Plan
+
+logger = logging.getLogger("famkern")
+
+IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}  # file systems that would put the spilled maps back into RAM
+
+
+class RamStorage:
+    """Maps in tensors on the device; bands are views, nothing is copied."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self.plan = plan
+        shape = (1, plan.buffer_rows, plan.width, plan.channels)
+        count = max(plan.buffers.values()) + 1
+        self.buffers = [torch.empty(shape, dtype=plan.dtype, device=device) for _ in range(count)]
+
+    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
+        return self.buffers[self.plan.buffers[name]][:, origin + start : origin + stop]
+
+    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+        """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
+        return self.read(name, origin, start, stop)
+
+    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+        """Keep what was written into the target."""
+
+
+class SpillStorage:
+    """Maps in an unlinked file, moved by pread and pwrite through buffers of one band.
+
+    A memory-mapped file would be simpler, but its pages count as resident memory.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device, file: int) -> None:
+        self.plan, self.device, self.file = plan, device, file
+        self.staging: dict[str, Tensor] = {}
+
+    def _offset(self, name: str, row: int) -> int:
+        return (self.plan.buffers[name] * self.plan.buffer_rows + row) * self.plan.row_bytes
+
+    def _bytes_of(self, band: Tensor) -> memoryview:
+        return memoryview(band.view(torch.uint8).numpy()).cast("B")
+
+    def _empty(self, rows: int, device: torch.device | None = None) -> Tensor:
+        return torch.empty((1, rows, self.plan.width, self.plan.channels), dtype=self.plan.dtype, device=device)
+
+    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
+        band = self._empty(stop - start)
+        view, offset = self._bytes_of(band), self._offset(name, origin + start)
+        while view:
+            count = os.preadv(self.file, [view], offset)
+            if count == 0:
+                raise OSError("the spill file is shorter than what was written to it")
+            view, offset = view[count:], offset + count
+        return band.to(self.device)
+
+    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+        """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
+        return self._empty(stop - start, self.device)
+
+    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+        """Keep what was written into the target."""
+        view, offset = self._bytes_of(band.cpu()), self._offset(name, origin + start)
+        while view:
+            count = os.pwrite(self.file, view, offset)
+            view, offset = view[count:], offset + count
+
+
+@contextmanager
+def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | SpillStorage]:
+    """The storage that the plan asks for; whatever happens, its memory or disk space is given back.
+
+    Raises:
+        OSError: if no folder on a real disk has room for the maps, before anything is computed.
+    """
+    if not plan.spill:
+        yield RamStorage(plan, device)
+        return
+    folder = spill_folder(plan.map_bytes)
+    # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
+    with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, plan.map_bytes)
+        logger.warning(
+            "the maps of %d x %d pixels do not fit the memory bound: %s go to a file in %s",
+            plan.width,
+            plan.height,
+            format_bytes(plan.map_bytes),
+            folder,
+        )
+        yield SpillStorage(plan, device, file.fileno())
+
+
+def spill_folder(size: int) -> Path:
+    """The first folder on a real disk with room for `size` bytes: $FAMKERN_SPILL_DIR alone if set, else the usual ones.
+
+    Raises:
+        OSError: if there is none, saying what was looked at.
+    """
+    chosen = os.environ.get("FAMKERN_SPILL_DIR")
+    usual = [tempfile.gettempdir(), "/var/tmp", Path.home() / ".cache", Path.cwd()]  # noqa: S108
+    looked_at = []
+    for folder in dict.fromkeys(Path(name) for name in ([chosen] if chosen else usual)):
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            looked_at.append(f"{folder} is not a writable folder")
+        elif (kind := file_system(folder)) in IN_MEMORY:
+            looked_at.append(f"{folder} is in memory ({kind})")
+        elif (left := shutil.disk_usage(folder).free) < size:
+            looked_at.append(f"{folder} has {format_bytes(left)}")
+        else:
+            return folder
+    raise OSError(
+        f"the maps need {format_bytes(size)} on disk, since they do not fit the memory bound, but "
+        f"{'; '.join(looked_at)}. Set FAMKERN_SPILL_DIR to a folder with room, or raise the bound"
+    )
+
+
+def file_system(folder: Path) -> str:
+    """Type of the file system that holds a folder, such as "ext4" or "tmpfs"."""
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[2] == wanted:
+            return right.split()[0]
+    return "unknown"

@@ -1,0 +1,151 @@
+"""From a name or a checkpoint file to a network.
+
+Checkpoints are read as data only: safetensors, or pickles through torch.load(weights_only=True). The family's three
+numbers (channels, groups, blocks) are read off the tensors, so a file needs no configuration beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import zoo
+from .student import Student
+from .teacher import Teacher
+from .zoo import WeightsError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl")
+
+# Training checkpoints of FFA-Net and of the paper's code keep their histories as NumPy scalars. Unpickling those needs
+# these constructors and no more; NumPy 1 and 2 wrote the first under different names.
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+]
+
+
+def load(path_or_name: str | os.PathLike[str]) -> Student | Teacher:
+    """Load a network.
+
+    Args:
+        path_or_name: one of `available()`, or a checkpoint: .safetensors; .pth, .pt, .pk or .pkl as torch.save writes
+            them, bare or wrapped as {"model": ...} or {"state_dict": ...}, with or without "module." before the names.
+            The paper's and FFA-Net's own checkpoints load unchanged.
+
+    Returns:
+        The network in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if it is neither a name nor a file.
+        WeightsError: if the file is not a checkpoint, or not of a network that famkern knows.
+    """
+    if isinstance(path_or_name, str) and path_or_name in zoo.available():
+        return build(zoo.read(path_or_name), path_or_name)
+    path = Path(path_or_name)
+    if not path.is_file():
+        names = ", ".join(zoo.available())
+        raise FileNotFoundError(f"{path}: no such checkpoint, nor one of the models that come with famkern ({names})")
+    return build(read_checkpoint(path), str(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, without wrappers and prefixes.
+
+    Raises:
+        WeightsError: if the file cannot be read as a checkpoint.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise WeightsError(f"{path}: a checkpoint ends in one of {', '.join(SUFFIXES)}, not in {path.suffix!r}")
+    try:
+        if path.suffix.lower() == ".safetensors":
+            content: object = load_file(path)
+        else:
+            with torch.serialization.safe_globals(_NUMPY_SCALARS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise WeightsError(f"{path}: not a checkpoint that can be read as data ({_reason(error)})") from error
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: a dictionary of tensors expected, {type(content).__name__} found")
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
+    wrong = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
+        raise WeightsError(
+            f"{path}: a dictionary of tensors expected, but {wrong!r} is of type {type(tensors[wrong]).__name__}"
+        )
+    return tensors
+
+
+def build(tensors: Mapping[str, Tensor], source: str) -> Student | Teacher:
+    """The network that the tensors belong to, holding them.
+
+    Args:
+        tensors: a state dict.
+        source: where it came from, for messages.
+
+    Raises:
+        WeightsError: if no network of famkern has these tensors, naming the first difference.
+    """
+    network: nn.Module
+    if "pre.0.weight" in tensors:
+        groups = _count(tensors, "g{}.gp.0.conv1.weight", start=1)
+        blocks = _count(tensors, "g1.gp.{}.conv1.weight", start=0)
+        norm = "batch" if "g1.gp.0.norm1.weight" in tensors else None
+        channels = tensors["pre.0.weight"].shape[0] if tensors["pre.0.weight"].dim() else 0
+        try:
+            network = Student(channels, groups, blocks, norm)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise WeightsError(f"{source}: not a student that famkern knows: {error}") from error
+        what = f"a student of {channels} channels, {groups} groups, {blocks} blocks"
+    elif "red.first_part.0.weight" in tensors:
+        network, what = Teacher(), "a x2 teacher"
+    else:
+        found = ", ".join(list(tensors)[:3]) or "nothing"
+        raise WeightsError(
+            f"{source}: tensors of a student (pre.0.weight, g1.gp.0.conv1.weight, ...) expected, found {found}"
+            f"{', ...' if len(tensors) > 3 else ''}"
+        )
+    expected = network.state_dict()
+    for name in [*expected, *tensors]:
+        if name not in tensors:
+            raise WeightsError(f"{source}: {what} has a tensor {name}, which the file lacks")
+        if name not in expected:
+            raise WeightsError(f"{source}: {what} has no tensor {name}, which the file holds")
+        if tensors[name].shape != expected[name].shape:
+            raise WeightsError(
+                f"{source}: {name} of {what} has the shape {tuple(expected[name].shape)}, "
+                f"the file's has {tuple(tensors[name].shape)}"
+            )
+    network.load_state_dict(tensors)
+    return network.eval()  # type: ignore[return-value]
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str, start: int) -> int:
+    """How many of pattern.format(start), pattern.format(start + 1), ... there are without a gap."""
+    number = start
+    while pattern.format(number) in tensors:
+        number += 1
+    return number - start
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch or safetensors found wrong, on one line."""
+    text = str(error)
+    match = re.search(r"WeightsUnpickler error: (.*)", text) or re.search(r"(.+?)(?:[.:]\s|$)", text)
+    return match[1].strip() if match else type(error).__name__

@@ -1,0 +1,151 @@
+"""The student family: the network that removes haze, as a plain module that trains anywhere.
+
+Student(16, 3, 6) is the paper's student (arXiv 2207.11250), 96,007 parameters; Student(64, 3, 19) is FFA-Net (AAAI
+2020), 4.456 M. Parameter names are those of both papers' public checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGE_MEAN = (0.64, 0.60, 0.58)  # RGB; the student sees (image - mean) / std
+IMAGE_STD = (0.14, 0.15, 0.152)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """(image - mean) / std for RGB images (..., 3, H, W) in [0, 1]: what the student takes."""
+    mean, std = (image.new_tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    return (image - mean) / std
+
+
+def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _attention(channels: int, hidden: int, weights: int) -> list[nn.Module]:
+    """Two 1x1 convolutions ending in `weights` numbers between 0 and 1."""
+    return [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, weights, 1), nn.Sigmoid()]
+
+
+class ChannelAttention(nn.Module):
+    """One weight per channel of the whole image, from its global mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ca = nn.Sequential(*_attention(channels, channels // 8, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x * self.ca(x.mean(dim=(2, 3), keepdim=True))
+
+
+class PixelAttention(nn.Module):
+    """One weight per pixel, from its channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pa = nn.Sequential(*_attention(channels, channels // 8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x * self.pa(x)
+
+
+class Block(nn.Module):
+    """Two convolutions, channel and pixel attention, two skips."""
+
+    def __init__(self, channels: int, norm: Literal["batch"] | None) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(channels, channels)
+        self.norm1 = nn.BatchNorm2d(channels) if norm else nn.Identity()
+        self.conv2 = _conv3x3(channels, channels)
+        self.norm2 = nn.BatchNorm2d(channels) if norm else nn.Identity()
+        self.calayer = ChannelAttention(channels)
+        self.palayer = PixelAttention(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        r = F.relu(self.norm1(self.conv1(x))) + x
+        return self.palayer(self.calayer(self.norm2(self.conv2(r)))) + x
+
+
+class Group(nn.Module):
+    """A row of blocks, a convolution and a skip around them ("Outer" in the paper)."""
+
+    def __init__(self, channels: int, blocks: int, norm: Literal["batch"] | None) -> None:
+        super().__init__()
+        self.gp = nn.Sequential(*(Block(channels, norm) for _ in range(blocks)), _conv3x3(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.gp(x) + x
+
+
+class Student(nn.Module):
+    """The student family of dehazing networks.
+
+    Args:
+        channels: width C of all maps, a multiple of 16 (16, 32 and 64 have compiled kernels).
+        groups: number of groups, 1 or more.
+        blocks: number of blocks in each group, 1 or more.
+        norm: None as in the paper, or "batch" for a batch normalisation after each convolution of the blocks;
+            inference folds it into the convolutions.
+
+    Raises:
+        ValueError: for numbers outside these ranges.
+    """
+
+    def __init__(
+        self, channels: int = 16, groups: int = 3, blocks: int = 6, norm: Literal["batch"] | None = None
+    ) -> None:
+        super().__init__()
+        if channels < 16 or channels % 16 or groups < 1 or blocks < 1:
+            raise ValueError(
+                "Student(channels, groups, blocks) takes a multiple of 16 and two counts of 1 or more, "
+                f"not {channels}, {groups}, {blocks}"
+            )
+        if norm not in (None, "batch"):
+            raise ValueError(f'Student(norm=...) takes None or "batch", not {norm!r}')
+        self.channels, self.groups, self.blocks, self.norm = channels, groups, blocks, norm
+        self.pre = nn.Sequential(_conv3x3(3, channels))
+        for i in range(groups):
+            self.add_module(f"g{i + 1}", Group(channels, blocks, norm))
+        hidden = channels // 16
+        self.ca = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_attention(groups * channels, hidden, groups * channels))
+        self.palayer = PixelAttention(channels)
+        self.post = nn.Sequential(_conv3x3(channels, channels), _conv3x3(channels, 3))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""
+        results = []
+        x = self.pre(image)
+        for i in range(self.groups):
+            x = self.get_submodule(f"g{i + 1}")(x)
+            results.append(x)
+        weights = self.ca(torch.cat(results, dim=1)).chunk(self.groups, dim=1)
+        o = sum(weight * result for weight, result in zip(weights, results, strict=True))
+        return self.post(self.palayer(o)) + image
+
+
+def fold_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A student's state dict with every batch normalisation folded into the convolution before it.
+
+    In evaluation a normalisation is the affine map (y - mean) / sqrt(var + eps) * weight + bias of each channel, which a
+    convolution can absorb. Tensors of a student without normalisation pass through unchanged.
+    """
+    folded = {name: tensor for name, tensor in tensors.items() if ".norm" not in name}
+    for name in [name for name in tensors if name.endswith(("norm1.weight", "norm2.weight"))]:
+        norm = name.removesuffix(".weight")
+        conv = norm.replace(".norm", ".conv")
+        weight, bias, mean, variance = (
+            tensors[f"{norm}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight / torch.sqrt(variance + nn.BatchNorm2d(1).eps)
+        dtype = tensors[f"{conv}.weight"].dtype
+        folded[f"{conv}.weight"] = (tensors[f"{conv}.weight"].double() * scale[:, None, None, None]).to(dtype)
+        folded[f"{conv}.bias"] = ((tensors[f"{conv}.bias"].double() - mean) * scale + bias).to(dtype)
+    return folded

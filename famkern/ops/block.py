@@ -1,0 +1,76 @@
+"""An ordinary block stage: finish one block on the fly, then convolve the next.
+
+    x' = z g * pa(z g) + x                    g: channel gate of the block before, pa: its pixel attention
+    z' = conv2(relu(conv1(x')) + x')
+    sums[row] = sum of z' over that row       for the next channel gate
+
+Two maps are read and two written; nothing between them need ever leave a cache. Source: `Block` of the student,
+arXiv 2207.11250.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import formulas
+
+
+@torch.library.custom_op("famkern::block_stage", mutates_args=("out_x", "out_z", "z_sums"))
+def _block_stage(
+    x: Tensor,
+    z: Tensor,
+    gate: Tensor,
+    pixel_weight1: Tensor,
+    pixel_bias1: Tensor,
+    pixel_weight2: Tensor,
+    pixel_bias2: Tensor,
+    conv1_weight: Tensor,
+    conv1_bias: Tensor,
+    conv2_weight: Tensor,
+    conv2_bias: Tensor,
+    out_x: Tensor,
+    out_z: Tensor,
+    z_sums: Tensor,
+    top: int,
+    bottom: int,
+) -> None:
+    compute = conv1_weight.dtype
+    x, z = x.to(compute), z.to(compute)
+    x = formulas.finish_block(x, z, gate, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
+    z = formulas.convolve_block(x, conv1_weight, conv1_bias, conv2_weight, conv2_bias)
+    z = formulas.crop(z, top, bottom)
+    out_x.copy_(formulas.crop(x, top, bottom))
+    out_z.copy_(z)
+    z_sums.copy_(formulas.row_sums(z))
+
+
+@_block_stage.register_fake
+def _(*_arguments: object) -> None:
+    return None
+
+
+def block_stage(
+    maps: Sequence[Tensor],
+    gate: Tensor,
+    weights: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    top: int,
+    bottom: int,
+) -> None:
+    """Run the stage on one band of rows; the results are written into `outputs` and `sums`.
+
+    maps     x, z              (B, top + rows + bottom, W, C), float32, float64 or a 16-bit float
+    gate     (B, C)            channel gate of the block that is being finished
+    weights  its pixel attention (C/8, C), (C/8,), (1, C/8), (1,); then conv1 and conv2 of the next block,
+             (C, C, 3, 3) and (C,) each. Their dtype is the precision of the arithmetic: float32, or float64.
+    outputs  x', z'            (B, rows, W, C), dtype of the maps; must not overlap what is read
+    sums     row sums of z'    (B, rows, C) float64, of the values before they are rounded to the maps' dtype
+    top, bottom                halo rows above and below, 2 or more; fewer only where the image ends
+
+    For inference: there is no gradient.
+    """
+    _block_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)

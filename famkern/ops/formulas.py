@@ -1,0 +1,62 @@
+"""The formulas that the stages are made of, in plain PyTorch: what every kernel must compute.
+
+Maps are channels-last, (B, rows, W, C): a band of rows is then one contiguous piece of memory. A band carries `top` and
+`bottom` halo rows; a convolution pads with zeros on all four sides, so where a band was cut out of the image the
+outermost row of each convolution's result is wrong, one row more per convolution, and `crop` drops these rows. At the
+image's own border there is no halo and the zeros are the network's padding: intermediates outside the image are zero
+before each convolution, never the bias. Source of the network: arXiv 2207.11250 (student), AAAI 2020 (FFA-Net).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+# PyTorch computes any row alone: a band may have any height. Compiled kernels work in tiles of several rows.
+TILE = 1
+# Maps and pictures that are alive at once in the greediest stage, counting the convolution's own buffers; measured.
+WORKSPACE_MAPS = 8
+WORKSPACE_PICTURES = 4
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3x3 convolution, zero padding 1: (B, rows, W, I), (O, I, 3, 3), (O,) -> (B, rows, W, O)."""
+    channels_first = rearrange(x, "b h w c -> b c h w")  # a view: PyTorch calls it channels_last
+    return rearrange(F.conv2d(channels_first, weight, bias, padding=1), "b c h w -> b h w c")
+
+
+def pixel_attention(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """x * sigmoid(W2 relu(W1 x + b1) + b2), one weight per pixel; W1 (C/8, C), W2 (1, C/8)."""
+    return x * torch.sigmoid(F.linear(F.relu(F.linear(x, weight1, bias1)), weight2, bias2))
+
+
+def channel_attention(mean: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """sigmoid(W2 relu(W1 mean + b1) + b2), one weight per channel of the whole image: (B, C) -> (B, C)."""
+    return torch.sigmoid(F.linear(F.relu(F.linear(mean, weight1, bias1)), weight2, bias2))
+
+
+def finish_block(x: Tensor, z: Tensor, gate: Tensor, *pixel_weights: Tensor) -> Tensor:
+    """The end of a block, possible once the mean of its z is known: channel gate, pixel gate, skip."""
+    return pixel_attention(z * gate[:, None, None, :], *pixel_weights) + x
+
+
+def convolve_block(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """The beginning of a block, up to its mean: z = conv2(r), r = relu(conv1(x)) + x."""
+    return conv3x3(F.relu(conv3x3(x, weight1, bias1)) + x, weight2, bias2)
+
+
+def crop(x: Tensor, top: int, bottom: int) -> Tensor:
+    """Drop the halo rows."""
+    return x[:, top : x.shape[1] - bottom]
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """Sums over each row, (B, rows, W, C) -> (B, rows, C) in float64: what the next global mean is made of."""
+    return x.sum(dim=2, dtype=torch.float64)
+
+
+def workspace_bytes(rows: int, width: int, channels: int, dtype: torch.dtype) -> int:
+    """Bytes that a stage made of these formulas allocates at most for a band of `rows` rows, halo included."""
+    return rows * width * (WORKSPACE_MAPS * channels + WORKSPACE_PICTURES * 3) * dtype.itemsize

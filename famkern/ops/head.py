@@ -1,0 +1,71 @@
+"""The first stage: normalise the picture, lift it to C channels, convolve the first block.
+
+    x1 = (image - mean) / std                 zero outside the image, so normalise before padding
+    x  = pre(x1)
+    z  = conv2(relu(conv1(x)) + x)
+    sums[row] = sum of z over that row
+
+Source: `pre` and the first half of the first `Block` of the student, arXiv 2207.11250.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import formulas
+
+
+@torch.library.custom_op("famkern::head_stage", mutates_args=("out_x", "out_z", "z_sums"))
+def _head_stage(
+    image: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    pre_weight: Tensor,
+    pre_bias: Tensor,
+    conv1_weight: Tensor,
+    conv1_bias: Tensor,
+    conv2_weight: Tensor,
+    conv2_bias: Tensor,
+    out_x: Tensor,
+    out_z: Tensor,
+    z_sums: Tensor,
+    top: int,
+    bottom: int,
+) -> None:
+    x = formulas.conv3x3((image - mean) / std, pre_weight, pre_bias)
+    # Rows that a cut has spoilt are cropped below, rows outside the image do not exist: no mask is needed.
+    z = formulas.convolve_block(x, conv1_weight, conv1_bias, conv2_weight, conv2_bias)
+    z = formulas.crop(z, top, bottom)
+    out_x.copy_(formulas.crop(x, top, bottom))
+    out_z.copy_(z)
+    z_sums.copy_(formulas.row_sums(z))
+
+
+@_head_stage.register_fake
+def _(*_arguments: object) -> None:
+    return None
+
+
+def head_stage(
+    maps: Sequence[Tensor],
+    gate: None,
+    weights: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    top: int,
+    bottom: int,
+) -> None:
+    """Run the stage on one band of rows; the results are written into `outputs` and `sums`.
+
+    maps     image             (B, top + rows + bottom, W, 3), RGB in [0, 1], dtype of the weights
+    weights  mean (3,), std (3,); pre (C, 3, 3, 3), (C,); conv1 and conv2 of the first block, (C, C, 3, 3) and (C,)
+    outputs  x, z              (B, rows, W, C), any floating dtype
+    sums     row sums of z     (B, rows, C) float64
+    top, bottom                halo rows above and below, 3 or more; fewer only where the image ends
+
+    For inference: there is no gradient.
+    """
+    _head_stage(*maps, *weights, *outputs, *sums, top, bottom)

@@ -1,0 +1,74 @@
+"""The last stage: weigh the groups, pixel attention, back to RGB, add the normalised picture, clamp.
+
+    o = w[0] r1 + w[1] r2 + ...               w: channel attention over all groups' channels
+    o = o * pa(o)
+    y = clamp(post2(post1(o)) + (image - mean) / std, 0, 1)
+
+Source: the end of the student's forward pass, arXiv 2207.11250.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import formulas
+
+
+@torch.library.custom_op("famkern::tail_stage", mutates_args=("out",))
+def _tail_stage(
+    image: Tensor,
+    groups: Sequence[Tensor],
+    gate: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    pixel_weight1: Tensor,
+    pixel_bias1: Tensor,
+    pixel_weight2: Tensor,
+    pixel_bias2: Tensor,
+    post1_weight: Tensor,
+    post1_bias: Tensor,
+    post2_weight: Tensor,
+    post2_bias: Tensor,
+    out: Tensor,
+    top: int,
+    bottom: int,
+) -> None:
+    shares = gate.chunk(len(groups), dim=1)  # one (B, C) for each group
+    o = sum(share[:, None, None, :] * r.to(post1_weight.dtype) for share, r in zip(shares, groups, strict=True))
+    o = formulas.pixel_attention(o, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
+    o = formulas.conv3x3(formulas.conv3x3(o, post1_weight, post1_bias), post2_weight, post2_bias)
+    out.copy_(formulas.crop(o + (image - mean) / std, top, bottom).clamp(0, 1))
+
+
+@_tail_stage.register_fake
+def _(*_arguments: object) -> None:
+    return None
+
+
+def tail_stage(
+    maps: Sequence[Tensor],
+    gate: Tensor,
+    weights: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    top: int,
+    bottom: int,
+) -> None:
+    """Run the stage on one band of rows; the result is written into `outputs`.
+
+    maps     image, r1, r2 ... image (B, top + rows + bottom, W, 3) in [0, 1], dtype of the weights; the groups' maps
+                               (B, top + rows + bottom, W, C), float32, float64 or a 16-bit float
+    gate     (B, groups C)     weights of the groups' channels
+    weights  mean (3,), std (3,); pixel attention (C/8, C), (C/8,), (1, C/8), (1,); post1 (C, C, 3, 3), (C,); post2
+             (3, C, 3, 3), (3,)
+    outputs  y                 (B, rows, W, 3), dtype of the weights, RGB in [0, 1]
+    sums     empty
+    top, bottom                halo rows above and below, 2 or more; fewer only where the image ends
+
+    For inference: there is no gradient.
+    """
+    image, *groups = maps
+    _tail_stage(image, groups, gate, *weights, *outputs, top, bottom)
