@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..ops import formulas
 from ..ops.block import block_stage
-from ..ops.group import group_stage
+from ..ops.group import group_stage, last_group_stage
 from ..ops.head import head_stage
 from ..ops.tail import tail_stage
 
@@ -117,11 +117,12 @@ def lower(
         new_x, new_z = f"x{len(line)}", f"z{len(line)}"
         weights = (*pixel_weights(f"{before}."), *get(f"g{group}.gp.{blocks}"))
         if group < groups:
-            writes, reach = (new_x, new_z), 3
+            writes: tuple[str, ...] = (new_x, new_z)
             weights += convolutions(f"g{group + 1}.gp.0")
+            line.append(Stage(group_stage, (x, z, skip), writes, writes, gate(before, z), weights, 3))
         else:
-            writes, reach = (new_x,), 1
-        line.append(Stage(group_stage, (x, z, skip), writes, writes, gate(before, z), weights, reach))
+            writes = (new_x,)
+            line.append(Stage(last_group_stage, (x, z, skip), writes, writes, gate(before, z), weights, 1))
         x, z = new_x, new_z
         results.append(x)
     tail_weights = (*normalisation, *pixel_weights(""), *get("post.0", "post.1"))

@@ -21,7 +21,7 @@ from ..ops.formulas import workspace_bytes
 from .line import IMAGE, OUTPUT, Stage
 from .memory import format_bytes
 
-BAND_PIXELS = 1 << 18  # preferred size of a band: large enough to feed all cores, small enough to stop within
+BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
 RESERVE = 8 << 20  # the allocator's slack and the libraries' own buffers
 
 

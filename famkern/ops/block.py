@@ -16,10 +16,18 @@ import torch
 from torch import Tensor
 
 from . import formulas
+from .library import LIBRARY, register_stage
 
 
-@torch.library.custom_op("famkern::block_stage", mutates_args=("out_x", "out_z", "z_sums"))
-def _block_stage(
+LIBRARY.define(
+    "block_stage(Tensor x, Tensor z, Tensor gate,"
+    " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"
+    " Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, Tensor conv2_bias,"
+    " Tensor(a!) out_x, Tensor(b!) out_z, Tensor(c!) z_sums, int top, int bottom) -> ()"
+)
+
+
+def reference(
     x: Tensor,
     z: Tensor,
     gate: Tensor,
@@ -37,6 +45,7 @@ def _block_stage(
     top: int,
     bottom: int,
 ) -> None:
+    """The stage in plain PyTorch, for any device and width; arguments as in `block_stage`."""
     compute = conv1_weight.dtype
     x, z = x.to(compute), z.to(compute)
     x = formulas.finish_block(x, z, gate, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
@@ -47,9 +56,7 @@ def _block_stage(
     z_sums.copy_(formulas.row_sums(z))
 
 
-@_block_stage.register_fake
-def _(*_arguments: object) -> None:
-    return None
+register_stage("block_stage", reference)
 
 
 def block_stage(
@@ -73,4 +80,4 @@ def block_stage(
 
     For inference: there is no gradient.
     """
-    _block_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    torch.ops.famkern.block_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)

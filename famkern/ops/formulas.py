@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 # PyTorch computes any row alone: a band may have any height. Compiled kernels work in tiles of several rows.
@@ -23,8 +22,8 @@ WORKSPACE_PICTURES = 4
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """3x3 convolution, zero padding 1: (B, rows, W, I), (O, I, 3, 3), (O,) -> (B, rows, W, O)."""
-    channels_first = rearrange(x, "b h w c -> b c h w")  # a view: PyTorch calls it channels_last
-    return rearrange(F.conv2d(channels_first, weight, bias, padding=1), "b c h w -> b h w c")
+    channels_first = x.permute(0, 3, 1, 2)  # a view: what PyTorch calls channels_last
+    return F.conv2d(channels_first, weight, bias, padding=1).permute(0, 2, 3, 1)
 
 
 def pixel_attention(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     x' = z g * pa(z g) + x
     r  = conv(x') + skip                      skip: the group's input
-    z' = conv2(relu(conv1(r)) + r)            left out after the last group
-    sums[row] = sums of z' and of r over that row
+    z' = conv2(relu(conv1(r)) + r)            not after the last group
+    sums[row] = sums of r and of z' over that row
 
 Three maps are read and two written (one after the last group). Source: `Outer` of the student, arXiv 2207.11250.
 """
@@ -16,10 +16,30 @@ import torch
 from torch import Tensor
 
 from . import formulas
+from .library import LIBRARY, register_stage
+
+LIBRARY.define(
+    "group_stage(Tensor x, Tensor z, Tensor skip, Tensor gate,"
+    " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"
+    " Tensor conv_weight, Tensor conv_bias,"
+    " Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, Tensor conv2_bias,"
+    " Tensor(a!) out_r, Tensor(b!) out_z, Tensor(c!) r_sums, Tensor(d!) z_sums, int top, int bottom) -> ()"
+)
+LIBRARY.define(
+    "last_group_stage(Tensor x, Tensor z, Tensor skip, Tensor gate,"
+    " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"
+    " Tensor conv_weight, Tensor conv_bias, Tensor(a!) out_r, Tensor(b!) r_sums, int top, int bottom) -> ()"
+)
 
 
-@torch.library.custom_op("famkern::group_stage", mutates_args=("out_r", "r_sums", "out_z", "z_sums"))
-def _group_stage(
+def _finish_group(
+    x: Tensor, z: Tensor, skip: Tensor, gate: Tensor, pixel_weights: Sequence[Tensor], weight: Tensor, bias: Tensor
+) -> Tensor:
+    x, z, skip = x.to(weight.dtype), z.to(weight.dtype), skip.to(weight.dtype)
+    return formulas.conv3x3(formulas.finish_block(x, z, gate, *pixel_weights), weight, bias) + skip
+
+
+def reference(
     x: Tensor,
     z: Tensor,
     skip: Tensor,
@@ -30,30 +50,54 @@ def _group_stage(
     pixel_bias2: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
-    next_block: Sequence[Tensor],
+    conv1_weight: Tensor,
+    conv1_bias: Tensor,
+    conv2_weight: Tensor,
+    conv2_bias: Tensor,
     out_r: Tensor,
-    out_z: Sequence[Tensor],
+    out_z: Tensor,
     r_sums: Tensor,
-    z_sums: Sequence[Tensor],
+    z_sums: Tensor,
     top: int,
     bottom: int,
 ) -> None:
-    compute = conv_weight.dtype
-    x, z, skip = x.to(compute), z.to(compute), skip.to(compute)
-    x = formulas.finish_block(x, z, gate, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
-    r = formulas.conv3x3(x, conv_weight, conv_bias) + skip
-    if next_block:
-        z = formulas.crop(formulas.convolve_block(r, *next_block), top, bottom)
-        out_z[0].copy_(z)
-        z_sums[0].copy_(formulas.row_sums(z))
+    """The stage in plain PyTorch, for any device and width; arguments as in `group_stage`."""
+    pixel_weights = (pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
+    r = _finish_group(x, z, skip, gate, pixel_weights, conv_weight, conv_bias)
+    z = formulas.crop(formulas.convolve_block(r, conv1_weight, conv1_bias, conv2_weight, conv2_bias), top, bottom)
+    r = formulas.crop(r, top, bottom)
+    out_r.copy_(r)
+    out_z.copy_(z)
+    r_sums.copy_(formulas.row_sums(r))
+    z_sums.copy_(formulas.row_sums(z))
+
+
+def last_reference(
+    x: Tensor,
+    z: Tensor,
+    skip: Tensor,
+    gate: Tensor,
+    pixel_weight1: Tensor,
+    pixel_bias1: Tensor,
+    pixel_weight2: Tensor,
+    pixel_bias2: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    out_r: Tensor,
+    r_sums: Tensor,
+    top: int,
+    bottom: int,
+) -> None:
+    """The stage after the last group in plain PyTorch; arguments as in `last_group_stage`."""
+    pixel_weights = (pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
+    r = _finish_group(x, z, skip, gate, pixel_weights, conv_weight, conv_bias)
     r = formulas.crop(r, top, bottom)
     out_r.copy_(r)
     r_sums.copy_(formulas.row_sums(r))
 
 
-@_group_stage.register_fake
-def _(*_arguments: object) -> None:
-    return None
+register_stage("group_stage", reference)
+register_stage("last_group_stage", last_reference)
 
 
 def group_stage(
@@ -69,15 +113,28 @@ def group_stage(
 
     maps     x, z, skip        (B, top + rows + bottom, W, C), float32, float64 or a 16-bit float
     gate     (B, C)            channel gate of the group's last block
-    weights  its pixel attention (C/8, C), (C/8,), (1, C/8), (1,); the group's convolution (C, C, 3, 3), (C,); then,
-             except after the last group, conv1 and conv2 of the next block, (C, C, 3, 3) and (C,) each
-    outputs  r and z'          (B, rows, W, C), dtype of the maps; after the last group r alone
-    sums     of r and of z'    (B, rows, C) float64; after the last group of r alone
-    top, bottom                halo rows above and below, 3 or more (1 after the last group); fewer only where the
-                               image ends
+    weights  its pixel attention (C/8, C), (C/8,), (1, C/8), (1,); the group's convolution (C, C, 3, 3), (C,); conv1 and
+             conv2 of the next block, (C, C, 3, 3) and (C,) each. Their dtype is the precision of the arithmetic.
+    outputs  r, z'             (B, rows, W, C), dtype of the maps; must not overlap what is read
+    sums     row sums of both  (B, rows, C) float64, of the values before they are rounded to the maps' dtype
+    top, bottom                halo rows above and below, 3 or more; fewer only where the image ends
 
     For inference: there is no gradient.
     """
-    _group_stage(
-        *maps, gate, *weights[:6], weights[6:], outputs[0], outputs[1:], sums[0], sums[1:], top, bottom
-    )  # fmt: skip
+    torch.ops.famkern.group_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)
+
+
+def last_group_stage(
+    maps: Sequence[Tensor],
+    gate: Tensor,
+    weights: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    top: int,
+    bottom: int,
+) -> None:
+    """As `group_stage`, without the next block: weights end with the group's convolution, r alone is written.
+
+    One row of halo is enough.
+    """
+    torch.ops.famkern.last_group_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)

@@ -16,10 +16,17 @@ import torch
 from torch import Tensor
 
 from . import formulas
+from .library import LIBRARY, register_stage
 
 
-@torch.library.custom_op("famkern::head_stage", mutates_args=("out_x", "out_z", "z_sums"))
-def _head_stage(
+LIBRARY.define(
+    "head_stage(Tensor image, Tensor mean, Tensor std, Tensor pre_weight, Tensor pre_bias,"
+    " Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, Tensor conv2_bias,"
+    " Tensor(a!) out_x, Tensor(b!) out_z, Tensor(c!) z_sums, int top, int bottom) -> ()"
+)
+
+
+def reference(
     image: Tensor,
     mean: Tensor,
     std: Tensor,
@@ -35,8 +42,8 @@ def _head_stage(
     top: int,
     bottom: int,
 ) -> None:
+    """The stage in plain PyTorch, for any device and width; arguments as in `head_stage`."""
     x = formulas.conv3x3((image - mean) / std, pre_weight, pre_bias)
-    # Rows that a cut has spoilt are cropped below, rows outside the image do not exist: no mask is needed.
     z = formulas.convolve_block(x, conv1_weight, conv1_bias, conv2_weight, conv2_bias)
     z = formulas.crop(z, top, bottom)
     out_x.copy_(formulas.crop(x, top, bottom))
@@ -44,9 +51,7 @@ def _head_stage(
     z_sums.copy_(formulas.row_sums(z))
 
 
-@_head_stage.register_fake
-def _(*_arguments: object) -> None:
-    return None
+register_stage("head_stage", reference)
 
 
 def head_stage(
@@ -68,4 +73,4 @@ def head_stage(
 
     For inference: there is no gradient.
     """
-    _head_stage(*maps, *weights, *outputs, *sums, top, bottom)
+    torch.ops.famkern.head_stage(*maps, *weights, *outputs, *sums, top, bottom)

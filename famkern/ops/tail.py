@@ -15,10 +15,18 @@ import torch
 from torch import Tensor
 
 from . import formulas
+from .library import LIBRARY, register_stage
 
 
-@torch.library.custom_op("famkern::tail_stage", mutates_args=("out",))
-def _tail_stage(
+LIBRARY.define(
+    "tail_stage(Tensor image, Tensor[] groups, Tensor gate, Tensor mean, Tensor std,"
+    " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"
+    " Tensor post1_weight, Tensor post1_bias, Tensor post2_weight, Tensor post2_bias,"
+    " Tensor(a!) out, int top, int bottom) -> ()"
+)
+
+
+def reference(
     image: Tensor,
     groups: Sequence[Tensor],
     gate: Tensor,
@@ -36,16 +44,16 @@ def _tail_stage(
     top: int,
     bottom: int,
 ) -> None:
-    shares = gate.chunk(len(groups), dim=1)  # one (B, C) for each group
-    o = sum(share[:, None, None, :] * r.to(post1_weight.dtype) for share, r in zip(shares, groups, strict=True))
+    """The stage in plain PyTorch, for any device and width; arguments as in `tail_stage`."""
+    o = torch.zeros((), dtype=post1_weight.dtype, device=out.device)
+    for share, r in zip(gate.chunk(len(groups), dim=1), groups, strict=True):  # share: (B, C)
+        o = o + share[:, None, None, :] * r.to(post1_weight.dtype)
     o = formulas.pixel_attention(o, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
     o = formulas.conv3x3(formulas.conv3x3(o, post1_weight, post1_bias), post2_weight, post2_bias)
     out.copy_(formulas.crop(o + (image - mean) / std, top, bottom).clamp(0, 1))
 
 
-@_tail_stage.register_fake
-def _(*_arguments: object) -> None:
-    return None
+register_stage("tail_stage", reference)
 
 
 def tail_stage(
@@ -71,4 +79,4 @@ def tail_stage(
     For inference: there is no gradient.
     """
     image, *groups = maps
-    _tail_stage(image, groups, gate, *weights, *outputs, top, bottom)
+    torch.ops.famkern.tail_stage(image, groups, gate, *weights, *outputs, top, bottom)

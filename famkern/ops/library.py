@@ -1,0 +1,73 @@
+"""The operator library `torch.ops.famkern` and its compiled half.
+
+Each operator is declared in Python, with an implementation for any device; famkern/_C.so registers CPU kernels for
+some of them, which PyTorch's dispatcher then prefers. Importing this module loads _C.so, once. Where it is missing
+everything still works on the Python implementations, slower, and the log says so, once.
+
+    FAMKERN_CPU_ISA=portable|avx2|avx512    use that instruction set instead of the best one of this CPU
+    FAMKERN_CPU_ISA=none                    leave _C.so out
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+LIBRARY = torch.library.Library("famkern", "FRAGMENT")
+"""Where every operator of famkern is declared: `LIBRARY.define("name(Tensor x) -> Tensor")`."""
+
+_COMPILED = Path(__file__).resolve().parents[1] / "_C.so"
+
+
+def _load() -> str | None:
+    """Load _C.so; None, or the reason why it is not in use."""
+    if os.environ.get("FAMKERN_CPU_ISA") == "none":
+        return "FAMKERN_CPU_ISA=none leaves them out"
+    if not _COMPILED.exists():
+        return f"{_COMPILED} was not built; reinstall famkern where a C++ compiler and torch >= 2.10 are present"
+    try:
+        torch.ops.load_library(_COMPILED)
+    except OSError as error:
+        return f"{_COMPILED} does not load into torch {torch.__version__}: {error}"
+    return None
+
+
+_REASON = _load()
+if _REASON is not None:
+    logging.getLogger("famkern").warning("famkern runs without its compiled CPU kernels, slower: %s", _REASON)
+
+
+def register_stage(name: str, reference: Callable[..., None]) -> None:
+    """Register the implementation for any device of a stage operator, which writes its results into its arguments.
+
+    The low-level registration on purpose: torch.library.custom_op imports PyTorch's compiler at the first call, which
+    takes a second and a hundred megabytes.
+    """
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"famkern::{name}", lambda *_arguments: None, lib=LIBRARY)
+
+
+def why_not_compiled() -> str | None:
+    """None where the compiled CPU kernels are in use, otherwise the reason why they are not."""
+    return _REASON
+
+
+def instruction_set() -> str:
+    """Instruction set of the CPU kernels in use: "portable", "avx2", "avx512", or "none" without compiled kernels.
+
+    Raises:
+        RuntimeError: FAMKERN_CPU_ISA names an instruction set that does not exist or that this CPU lacks.
+    """
+    if _REASON is not None:
+        return "none"
+    query = ctypes.CDLL(str(_COMPILED)).famkern_instruction_set
+    query.restype = ctypes.c_char_p
+    answer = query().decode()
+    if answer.startswith("FAMKERN_CPU_ISA"):  # the complaint about its value
+        raise RuntimeError(answer)
+    return answer
