@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -96,6 +97,12 @@ class Dehazer:
             return self._dehaze_tensor(image, progress)
         raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
 
+    def limited(self, memory: int | str | None) -> Dehazer:
+        """The same, sharing the packed weights, with another bound on memory."""
+        other = copy.copy(self)
+        other.memory = None if memory is None else engine.parse_bytes(memory)
+        return other
+
     def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None) -> Tensor:
         if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
             raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
@@ -111,7 +118,7 @@ class Dehazer:
         return result
 
     def _dehaze_array(self, image: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
-        if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+        if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
             raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"a NumPy image has the shape (H, W, 3), not {image.shape}")
@@ -152,7 +159,7 @@ class Dehazer:
         source, sink = engine.Pixels(before), engine.Pixels(after)
         source.check()
         if self.strength == 0:
-            after[...] = before
+            after[...] = before  # type: ignore[assignment]
             if progress:
                 progress(1.0)
             return

@@ -1,11 +1,11 @@
 """Runs a student over a picture of any size: the network as a line of stages, the picture as bands of rows.
 
-    line.py     a network's tensors become the line of stages
-    plan.py     picture, precision and memory bound become band height and storage
-    storage.py  where the maps live: RAM or a spill file
-    pixels.py   pictures in and out, a band at a time
-    run.py      the one loop
-    memory.py   how much memory there is
+line.py     a network's tensors become the line of stages
+plan.py     picture, precision and memory bound become band height and storage
+storage.py  where the maps live: RAM or a spill file
+pixels.py   pictures in and out, a band at a time
+run.py      the one loop
+memory.py   how much memory there is
 """
 
 from .line import Stage, lower

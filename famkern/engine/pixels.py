@@ -19,7 +19,8 @@ class Pixels:
     def __init__(self, array: Tensor | np.ndarray) -> None:
         self.array = array
         self.height, self.width = int(array.shape[0]), int(array.shape[1])
-        self.full_scale = FULL_SCALE.get(array.dtype)  # None: floating point
+        dtype = array.dtype.newbyteorder("=") if isinstance(array, np.ndarray) else array.dtype
+        self.full_scale = FULL_SCALE.get(dtype)  # None: floating point
 
     def read(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Rows start..stop as a contiguous (1, rows, W, 3) tensor with values in [0, 1]."""

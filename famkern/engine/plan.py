@@ -26,7 +26,14 @@ RESERVE = 8 << 20  # the allocator's slack and the libraries' own buffers
 
 
 class MemoryBoundError(ValueError):
-    """A memory bound below the least possible one, which the message states."""
+    """A memory bound below the least possible one, which the message states and `least` holds (bytes)."""
+
+    def __init__(self, what: str, least: int, bound: int) -> None:
+        super().__init__(
+            f"{what} needs a memory bound of at least {least} bytes ({format_bytes(least)}); "
+            f"it is {bound} ({format_bytes(bound)})"
+        )
+        self.what, self.least, self.bound = what, least, bound
 
 
 @dataclass(frozen=True)
@@ -109,10 +116,7 @@ def make_plan(
             if plan.need <= bound:
                 return plan
     least = min(candidate(1, spill).need for spill in (False, True))
-    raise MemoryBoundError(
-        f"a picture of {width} x {height} pixels needs a memory bound of at least {least} bytes "
-        f"({format_bytes(least)}); it is {bound} ({format_bytes(bound)})"
-    )
+    raise MemoryBoundError(f"a picture of {width} x {height} pixels", least, bound)
 
 
 def share_buffers(line: Sequence[Stage]) -> dict[str, int]:
@@ -122,7 +126,8 @@ def share_buffers(line: Sequence[Stage]) -> dict[str, int]:
     buffers: dict[str, int] = {}
     free: list[int] = []
     for index, stage in enumerate(line):
-        dying = [name for name in stage.reads if name != IMAGE and last_reader[name] == index]
+        # In a group of one block x is also the group's skip: read twice, but one map.
+        dying = [name for name in dict.fromkeys(stage.reads) if name != IMAGE and last_reader[name] == index]
         # Only a map of the stage before lies on the side of its buffer that this stage does not write to.
         taken = [buffers[name] for name in dying if written_by[name] == index - 1]
         freed = [buffers[name] for name in dying if written_by[name] != index - 1]

@@ -56,7 +56,7 @@ class SpillStorage:
         return (self.plan.buffers[name] * self.plan.buffer_rows + row) * self.plan.row_bytes
 
     def _bytes_of(self, band: Tensor) -> memoryview:
-        return memoryview(band.view(torch.uint8).numpy()).cast("B")
+        return band.view(torch.uint8).numpy().data.cast("B")
 
     def _empty(self, rows: int, device: torch.device | None = None) -> Tensor:
         return torch.empty((1, rows, self.plan.width, self.plan.channels), dtype=self.plan.dtype, device=device)
@@ -115,9 +115,9 @@ def spill_folder(size: int) -> Path:
         OSError: if there is none, saying what was looked at.
     """
     chosen = os.environ.get("FAMKERN_SPILL_DIR")
-    usual = [tempfile.gettempdir(), "/var/tmp", Path.home() / ".cache", Path.cwd()]  # noqa: S108
+    usual = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.home() / ".cache", Path.cwd()]
     looked_at = []
-    for folder in dict.fromkeys(Path(name) for name in ([chosen] if chosen else usual)):
+    for folder in dict.fromkeys([Path(chosen)] if chosen else usual):
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             looked_at.append(f"{folder} is not a writable folder")
         elif (kind := file_system(folder)) in IN_MEMORY:

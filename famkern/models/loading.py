@@ -11,6 +11,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl")
 # Training checkpoints of FFA-Net and of the paper's code keep their histories as NumPy scalars. Unpickling those needs
 # these constructors and no more; NumPy 1 and 2 wrote the first under different names.
 _scalar = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS = [
+_NUMPY_SCALARS: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
     np.dtype,

@@ -1,8 +1,8 @@
 """The weights that come inside the package, each with a checksum and a model card.
 
-    weights/NAME.safetensors    the tensors
-    weights/NAME.md             the model card: data, recipe, figures, licence notes
-    weights/SHA256SUMS          checked at every load, and by `sha256sum -c`
+weights/NAME.safetensors    the tensors
+weights/NAME.md             the model card: data, recipe, figures, licence notes
+weights/SHA256SUMS          checked at every load, and by `sha256sum -c`
 """
 
 from __future__ import annotations

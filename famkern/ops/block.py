@@ -18,7 +18,6 @@ from torch import Tensor
 from . import formulas
 from .library import LIBRARY, register_stage
 
-
 LIBRARY.define(
     "block_stage(Tensor x, Tensor z, Tensor gate,"
     " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"

@@ -18,7 +18,6 @@ from torch import Tensor
 from . import formulas
 from .library import LIBRARY, register_stage
 
-
 LIBRARY.define(
     "head_stage(Tensor image, Tensor mean, Tensor std, Tensor pre_weight, Tensor pre_bias,"
     " Tensor conv1_weight, Tensor conv1_bias, Tensor conv2_weight, Tensor conv2_bias,"

@@ -17,7 +17,6 @@ from torch import Tensor
 from . import formulas
 from .library import LIBRARY, register_stage
 
-
 LIBRARY.define(
     "tail_stage(Tensor image, Tensor[] groups, Tensor gate, Tensor mean, Tensor std,"
     " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"

@@ -1,0 +1,93 @@
+"""Sizes, control groups, and the promise that a run keeps to its memory bound."""
+
+import subprocess
+import sys
+import textwrap
+
+import psutil
+import pytest
+
+from famkern.engine import available_memory, format_bytes, parse_bytes
+from famkern.engine.memory import _cgroup_headroom
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1GiB", 1 << 30), ("256 MiB", 256 << 20), ("1.5G", 1_500_000_000), ("2gb", 2 * 10**9), ("100", 100), (7, 7)],
+)
+def test_sizes_are_understood(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "1 banana", "1iB", "0", 0, -5])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="a memory bound is"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")])
+def test_sizes_are_shown_for_people(size, text):
+    assert format_bytes(size) == text
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_limits_of_control_groups_version_2_hold_at_every_level(tmp_path):
+    write(tmp_path / "cgroup", "0::/a/b\n")
+    write(tmp_path / "fs/a/memory.max", "1000\n")
+    write(tmp_path / "fs/a/memory.current", "700\n")
+    write(tmp_path / "fs/a/memory.stat", "anon 1\ninactive_file 200\n")
+    write(tmp_path / "fs/a/b/memory.max", "max\n")
+    write(tmp_path / "fs/a/b/memory.current", "700\n")
+    assert min(_cgroup_headroom(tmp_path / "cgroup", tmp_path / "fs")) == 500
+
+
+def test_limits_of_control_groups_version_1_hold_in_a_container(tmp_path):
+    """There the path is the host's, and the group's own files lie at the root."""
+    write(tmp_path / "cgroup", "5:cpu:/x\n4:memory:/docker/123\n")
+    write(tmp_path / "fs/memory/memory.limit_in_bytes", "5000\n")
+    write(tmp_path / "fs/memory/memory.usage_in_bytes", "1000\n")
+    assert min(_cgroup_headroom(tmp_path / "cgroup", tmp_path / "fs")) == 4000
+
+
+def test_available_memory_is_no_more_than_the_machine_has():
+    assert 0 < available_memory() <= psutil.virtual_memory().total
+
+
+PROBE = """
+    import sys, torch, famkern
+
+    def status(key):
+        line = next(line for line in open("/proc/self/status") if line.startswith(key))
+        return int(line.split()[1]) * 1024
+
+    memory, dtype, height, width = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    torch.manual_seed(0)
+    dehazer = famkern.Dehazer(famkern.models.Student(16, 1, 1), memory=memory, dtype=dtype)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    before = status("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts again from here
+    result = dehazer(image)
+    print(status("VmHWM") - before - result.nbytes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("memory", "dtype", "size"),
+    [
+        ("1GiB", "float32", (2160, 3840)),
+        ("256MiB", "float32", (2160, 3840)),
+        ("96MiB", "float16", (2160, 3840)),
+        ("48MiB", "float32", (1500, 700)),
+    ],
+)
+def test_a_run_keeps_to_its_memory_bound(memory, dtype, size):
+    command = [sys.executable, "-c", textwrap.dedent(PROBE), memory, dtype, *map(str, size)]
+    probe = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "clear_refs" in probe.stderr:
+        pytest.skip("this system does not let a process reset its peak of resident memory (/proc/self/clear_refs)")
+    assert probe.returncode == 0, probe.stderr
+    assert int(probe.stdout) <= parse_bytes(memory)

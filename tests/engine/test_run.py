@@ -1,0 +1,118 @@
+"""Whatever the band height, the tile and the storage, the result is that of the whole picture."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from famkern import engine
+from famkern.engine import storage
+from famkern.models import Student
+from famkern.models.student import IMAGE_MEAN, IMAGE_STD, normalise
+from famkern.ops import formulas
+
+CPU = torch.device("cpu")
+SIZES = [(1, 1), (3, 257), (1, 40), (40, 1), (2, 2), (37, 53), (64, 17)]
+BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None):
+    """The engine on a picture (3, H, W)."""
+    numbers = {"channels": student.channels, "groups": student.groups, "blocks": student.blocks}
+    line = engine.lower(
+        student.state_dict(), **numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=dtype, device=CPU
+    )  # fmt: skip
+    height, width = image.shape[1:]
+    plan = engine.make_plan(
+        line,
+        height,
+        width,
+        student.channels,
+        dtype=maps or dtype,
+        tile=tile,
+        memory=None,
+        available=1 << 36,
+        band=band,
+    )
+    plan = replace(plan, spill=spill)
+    result = torch.empty_like(image)
+
+    def finish(start, stop, band):
+        result[:, start:stop] = band[0].permute(2, 0, 1)
+
+    with torch.inference_mode():
+        engine.run(line, plan, engine.Pixels(image.permute(1, 2, 0)), finish, CPU)
+    return result
+
+
+def whole(student, image):
+    with torch.inference_mode():
+        return student(normalise(image[None])).clamp(0, 1)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("numbers", [(16, 3, 2), (16, 1, 1), (32, 2, 3)])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_line_is_the_network(numbers, size, dtype):
+    torch.manual_seed(0)
+    student = Student(*numbers).to(dtype).eval()
+    image = torch.rand(3, *size, dtype=dtype)
+    result = run(student, image, dtype=dtype)
+    assert (result - whole(student, image)).abs().max() <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(12))
+def test_any_band_height_tile_and_storage_gives_the_same_picture(seed, dtype):
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    student = Student(16, int(rng.integers(1, 4)), int(rng.integers(1, 3))).to(dtype).eval()
+    height, width = (int(n) for n in rng.integers(1, 60, size=2))
+    image = torch.rand(3, height, width, dtype=dtype)
+    expected = whole(student, image)
+    for tile in (1, 4):
+        for band in {1, int(rng.integers(1, height + 1)), height}:
+            for spill in (False, True):
+                result = run(student, image, dtype=dtype, band=band, tile=tile, spill=spill)
+                assert (result - expected).abs().max() <= BOUNDS[dtype], (height, width, tile, band, spill)
+
+
+def test_spilled_maps_are_the_same_bits_as_maps_in_ram():
+    torch.manual_seed(0)
+    student = Student(16, 2, 2).eval()
+    image = torch.rand(3, 70, 90)
+    for maps in (torch.float32, torch.float16, torch.bfloat16):
+        in_ram = run(student, image, dtype=torch.float32, maps=maps, band=8)
+        on_disk = run(student, image, dtype=torch.float32, maps=maps, band=8, spill=True)
+        assert torch.equal(in_ram, on_disk)
+
+
+@pytest.mark.parametrize(("maps", "bound"), [(torch.float16, 4e-3), (torch.bfloat16, 4e-2)])
+def test_maps_in_16_bits_cost_little_accuracy(maps, bound):
+    torch.manual_seed(0)
+    student = Student(16, 2, 2).eval()
+    image = torch.rand(3, 40, 50)
+    result = run(student, image, dtype=torch.float32, maps=maps)
+    error = (result - whole(student, image)).abs().max()
+    assert 0 < error <= bound
+
+
+def test_the_spill_file_is_gone_whatever_happens(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAMKERN_SPILL_DIR", str(tmp_path))
+    monkeypatch.setattr(storage, "IN_MEMORY", set())
+    student, image = Student(16, 1, 1).eval(), torch.rand(3, 50, 50)
+    seen = []
+    conv3x3 = formulas.conv3x3
+
+    def spy(*arguments):
+        seen.append(list(tmp_path.iterdir()))
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return conv3x3(*arguments)
+
+    monkeypatch.setattr(formulas, "conv3x3", spy)
+    with pytest.raises(KeyboardInterrupt):
+        run(student, image, dtype=torch.float64, band=8, spill=True)
+    assert seen == [[]] * 5
+    assert not list(tmp_path.iterdir())

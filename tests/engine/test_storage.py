@@ -1,0 +1,68 @@
+"""Maps that do not fit go to a real disk with room for them, or the run does not begin."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from famkern.engine import storage
+from famkern.engine.storage import file_system, open_storage, spill_folder
+
+from .test_plan import plan_of
+
+
+@pytest.fixture
+def real_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAMKERN_SPILL_DIR", str(tmp_path))
+    monkeypatch.setattr(storage, "IN_MEMORY", set())  # the tests' folder may be a tmpfs
+    return tmp_path
+
+
+def test_the_folder_that_the_user_chose_is_used(real_disk):
+    assert spill_folder(1000) == real_disk
+
+
+def test_too_little_room_is_said_before_anything_is_computed(real_disk):
+    with pytest.raises(OSError, match=rf"the maps need 1024.0 TiB on disk.*{real_disk} has .*FAMKERN_SPILL_DIR"):
+        spill_folder(1 << 50)
+
+
+def test_a_folder_in_memory_is_refused(real_disk, monkeypatch):
+    monkeypatch.setattr(storage, "IN_MEMORY", {file_system(real_disk)})
+    with pytest.raises(OSError, match="is in memory"):
+        spill_folder(1000)
+
+
+def test_a_folder_that_is_none_is_refused(real_disk, monkeypatch):
+    monkeypatch.setenv("FAMKERN_SPILL_DIR", str(real_disk / "missing"))
+    with pytest.raises(OSError, match="missing is not a writable folder"):
+        spill_folder(1000)
+
+
+def test_file_systems_are_told_apart():
+    assert file_system(Path("/proc")) == "proc"
+
+
+def test_a_spill_is_announced(real_disk, caplog):
+    plan = replace(plan_of(100, 100), spill=True)
+    with caplog.at_level(logging.WARNING, "famkern"), open_storage(plan, torch.device("cpu")):
+        assert not list(real_disk.iterdir())
+    assert "100 x 100 pixels do not fit the memory bound" in caplog.text
+    assert str(real_disk) in caplog.text
+
+
+def test_what_was_stored_is_read_back(real_disk):
+    plan = replace(plan_of(100, 100, band=10), spill=True)
+    with open_storage(plan, torch.device("cpu")) as maps:
+        bands = {}
+        for name in plan.buffers:
+            if plan.buffers[name] not in [plan.buffers[other] for other in bands]:
+                band = maps.target(name, 3, 10, 20)
+                band.copy_(torch.rand(band.shape))
+                maps.store(name, 3, 10, 20, band)
+                bands[name] = band.clone()
+        for name, band in bands.items():
+            assert torch.equal(maps.read(name, 3, 10, 20), band)
+            assert torch.equal(maps.read(name, 0, 15, 21), band[:, 2:8])
