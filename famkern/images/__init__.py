@@ -1,0 +1,25 @@
+"""Pixels in and out of files: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit, float32) and BMP.
+
+    picture = read("hazy.jpg")
+    write("clear.png", dataclasses.replace(picture, pixels=clear))
+
+Depth, transparency, colour profile, EXIF and other metadata go along; see `Picture`, `read` and `write`.
+"""
+
+from .compare import side_by_side
+from .picture import MAX_PIXELS, SUFFIXES, ImageError, Metadata, Picture
+from .reading import Header, header, read
+from .writing import write
+
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Header",
+    "ImageError",
+    "Metadata",
+    "Picture",
+    "header",
+    "read",
+    "side_by_side",
+    "write",
+]

@@ -1,0 +1,137 @@
+"""What the other files of this room talk about: a picture in memory and in a file, and the error they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Samples = NDArray[Any]  # uint8, uint16 or float32 unless said otherwise
+Depth = np.dtype[Any]
+
+MAX_PIXELS = 1_000_000_000
+
+SUFFIXES: dict[str, str] = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""File name suffix, in lower case and with its dot, to the name of the format."""
+
+# What each bound on memory allows for beside whole arrays, whatever the size of the picture: bands of rows under way,
+# codecs' small buffers, and the libraries' code, which is loaded on first use.
+WORKSPACE_BYTES = 32 * 2**20
+
+
+class ImageError(ValueError):
+    """A file that cannot be read or written. The message is one line: the file, what is wrong, and what to do."""
+
+
+class Unfit(ValueError):
+    """What a codec's encode() raises for a picture that its format cannot hold; write() adds the file's name."""
+
+
+def fault(path: object, problem: str) -> ImageError:
+    """The ImageError for `path`, on one line whatever line breaks a file name or a library's message holds."""
+    return ImageError(" ".join(f"{path}: {problem}".splitlines()))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says about its pixels. A format keeps what it has a place for; see `famkern.images.write`.
+
+    exif        a TIFF structure (it starts with b"II" or b"MM"); its orientation is 1 and it links to no thumbnail
+    icc         ICC profile of the pixels
+    xmp         XMP packet
+    photoshop   Photoshop image resources, where IPTC captions live (JPEG and TIFF)
+    dpi         horizontal and vertical pixels per inch
+    comment     free text (JPEG and PNG)
+    chunks      PNG only: names and contents of its text and colour chunks, copied as they are into a PNG
+    """
+
+    exif: bytes | None = None
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    photoshop: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    comment: bytes | None = None
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in memory, upright. `dataclasses.replace(picture, pixels=...)` carries all but the pixels over.
+
+    pixels      (H, W, 3) RGB, C-contiguous; uint8, uint16, or float32 in [0, 1]. Grey files give three equal channels
+    alpha       (H, W) of the same dtype, or None. Straight: the colours are not multiplied by it
+    grey        the file was grey, so that write() stores Rec.601 luma
+    format      the format it was read from: "JPEG", "PNG", "WEBP", "TIFF" or "BMP"
+    metadata    see Metadata
+    lossless    the file lost nothing by its compression. Decides how a WebP is written again
+
+    Raises TypeError for a dtype, and ValueError for a shape or a layout, that is not as above.
+    """
+
+    pixels: Samples
+    alpha: Samples | None = None
+    grey: bool = False
+    format: str = "PNG"
+    metadata: Metadata = Metadata()
+    lossless: bool = True
+
+    def __post_init__(self) -> None:
+        pixels, alpha = self.pixels, self.alpha
+        if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+            raise TypeError(f"pixels are {pixels.dtype}; uint8, uint16 and float32 are accepted")
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+            raise ValueError(f"pixels have shape {pixels.shape}; (H, W, 3) with H, W >= 1 is accepted")
+        if not pixels.flags.c_contiguous:
+            raise ValueError("pixels are not C-contiguous; pass numpy.ascontiguousarray(pixels)")
+        if alpha is not None and (alpha.dtype != pixels.dtype or alpha.shape != pixels.shape[:2]):
+            raise ValueError(
+                f"alpha is {alpha.dtype} {alpha.shape}; these pixels go with {pixels.dtype} {pixels.shape[:2]}"
+            )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as its codec finds it: rows and columns as they are stored, orientation not yet applied.
+
+    orientation     1..8 as in EXIF
+    decode()        -> (H, W) or (H, W, C) array of `dtype`, C = `channels`, any strides
+    decode_bytes    upper bound of what decode() needs at its peak, its result included
+    least_bytes     lower bound of the size of a whole file with so many pixels; a header that promises more than its
+                    file can hold is damaged, or an attack on memory
+    """
+
+    format: str
+    width: int
+    height: int
+    channels: int
+    dtype: Depth
+    orientation: int
+    metadata: Metadata
+    lossless: bool
+    decode: Callable[[], Samples]
+    decode_bytes: int
+    least_bytes: int = 0
+
+
+def content(file: BinaryIO) -> bytes:
+    """All of a file."""
+    file.seek(0)
+    return file.read()
+
+
+def array_bytes(pixels: int, channels: int, dtype: DTypeLike) -> int:
+    """Size of an array."""
+    return pixels * channels * np.dtype(dtype).itemsize

@@ -1,0 +1,171 @@
+"""header() and read(): from a file to a Picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from . import bmp, exif, jpeg, png, tiff, webp
+from .picture import MAX_PIXELS, WORKSPACE_BYTES, Depth, ImageError, Picture, Samples, Stored, array_bytes, fault
+from .writing import write_bytes
+
+
+@dataclass(frozen=True)
+class Header:
+    """What can be known of an image file without decoding it.
+
+    width, height   of the upright picture, after the orientation is applied
+    channels        of the picture: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
+    dtype           of the picture: uint8, uint16 or float32
+    read_bytes      upper bound, in bytes, of the memory that read() needs at its peak, the returned Picture included
+    """
+
+    path: Path
+    format: str
+    width: int
+    height: int
+    channels: int
+    dtype: Depth
+    read_bytes: int
+
+    def write_bytes(self, format: str) -> int:
+        """Upper bound, in bytes, of the memory that write() needs at its peak for this picture, itself not included."""
+        return write_bytes(self.width * self.height, self.channels, self.dtype, format)
+
+
+def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header:
+    """What can be known of the image file `path` without decoding it: see Header.
+
+    Raises ImageError as `read` does, except for damage that only decoding finds.
+    """
+    with _opened(path, max_pixels) as stored:
+        width, height = (stored.width, stored.height) if stored.orientation < 5 else (stored.height, stored.width)
+        # After decoding: what was decoded, and the Picture, which is the same array if nothing is to be rearranged.
+        decoded = array_bytes(width * height, stored.channels, stored.dtype)
+        picture = array_bytes(width * height, 4 if stored.channels in (2, 4) else 3, stored.dtype)
+        rearranged = stored.channels != 3 or stored.orientation != 1
+        return Header(
+            path=Path(path),
+            format=stored.format,
+            width=width,
+            height=height,
+            channels=stored.channels,
+            dtype=stored.dtype,
+            read_bytes=WORKSPACE_BYTES + max(stored.decode_bytes, decoded + picture if rearranged else 0),
+        )
+
+
+def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read the image file `path`: upright, RGB, at its own depth; see Picture.
+
+    The content decides the format, not the suffix: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit, float32) or BMP.
+    Palettes are expanded, CMYK is converted to sRGB (through the embedded profile, which is then dropped), of a
+    multi-picture JPEG the first picture is read, and colours that were multiplied by alpha are divided by it again.
+    The orientation is applied, and set to 1 in EXIF and XMP; EXIF's thumbnail is unlinked, for it shows the picture as
+    it was. All other metadata are kept: see Metadata.
+
+    Raises ImageError if the file is missing, unreadable, empty, cut off, damaged, of another format or of a kind that
+    is not supported, if it holds several pictures, more than `max_pixels` pixels (which the header tells, before
+    anything is decoded), or float samples outside [0, 1]. Raises MemoryError if memory does not suffice.
+    """
+    with _opened(path, max_pixels) as stored:
+        decoded = stored.decode()
+        shape = (stored.height, stored.width) + ((stored.channels,) if stored.channels > 1 else ())
+        if decoded.shape != shape or decoded.dtype != stored.dtype:
+            raise fault(path, f"damaged: its header tells {shape}, its content is {decoded.shape}; get another copy")
+    return _picture(stored, decoded)
+
+
+@contextmanager
+def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[Stored]:
+    """The file at `path` as its codec sees it; whatever the codec raises meanwhile becomes an ImageError."""
+    try:
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise fault(path, "is a folder; name a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise fault(path, "is not a regular file; copy its content into one")
+        if not status.st_size:
+            raise fault(path, "is empty; get another copy of the file")
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise fault(path, f"cannot be opened ({error.strerror}); check the name and the permissions") from error
+    with file:
+        try:
+            stored = _codec(file)(file)
+            if stored.width * stored.height > max_pixels:
+                size = f"{stored.width} x {stored.height} = {stored.width * stored.height:,} pixels"
+                raise fault(path, f"{size}, over the limit of {max_pixels:,}; raise max_pixels or scale the image down")
+            if status.st_size < stored.least_bytes:
+                raise fault(
+                    path, "is cut off: its header tells of more pixels than it can hold; get another copy of it"
+                )
+            yield stored
+        except (ImageError, MemoryError):
+            raise
+        # Codecs raise whatever their parsers come across in a damaged file, down to IndexError and UnicodeDecodeError.
+        except Exception as error:
+            problem = f"damaged, or of a kind that is not supported ({type(error).__name__}: {error})"
+            raise fault(path, f"{problem}; get another copy of the file or convert it to PNG") from error
+
+
+def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
+    start = file.read(16)
+    for marks, inspect in (
+        ((b"\xff\xd8\xff",), jpeg.inspect),
+        ((png.SIGNATURE,), png.inspect),
+        ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.inspect),
+        ((b"BM",), bmp.inspect),
+    ):
+        if start.startswith(marks):
+            return inspect
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return webp.inspect
+    raise fault(file.name, "is not a JPEG, PNG, WebP, TIFF or BMP image; convert it to one of these")
+
+
+def _picture(stored: Stored, decoded: Samples) -> Picture:
+    samples = upright(decoded if decoded.ndim == 3 else decoded[..., None], stored.orientation)
+    height, width, _ = samples.shape
+    if stored.channels >= 3:
+        pixels = np.ascontiguousarray(samples[..., :3])
+    else:
+        pixels = np.empty((height, width, 3), stored.dtype)
+        pixels[...] = samples[..., :1]
+    metadata = stored.metadata
+    directories = exif.parse_block(metadata.exif)
+    if metadata.exif and directories:
+        metadata = dataclasses.replace(metadata, exif=exif.upright(metadata.exif, directories, width, height))
+    if metadata.xmp and stored.orientation != 1:
+        metadata = dataclasses.replace(metadata, xmp=exif.upright_xmp(metadata.xmp))
+    return Picture(
+        pixels=pixels,
+        alpha=np.ascontiguousarray(samples[..., -1]) if stored.channels in (2, 4) else None,
+        grey=stored.channels < 3,
+        format=stored.format,
+        metadata=metadata,
+        lossless=stored.lossless,
+    )
+
+
+def upright(samples: Samples, orientation: int) -> Samples:
+    """A view of (H, W, C) `samples`, stored with EXIF's `orientation`, as they are to be seen.
+
+    Orientations 5 to 8 are stored with rows for columns; then 2, 3, 6, 7 run from the right and
+    3, 4, 7, 8 from the bottom.
+    """
+    if orientation >= 5:
+        samples = samples.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    return samples

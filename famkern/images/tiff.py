@@ -1,0 +1,242 @@
+"""TIFF: tifffile and imagecodecs read and write the pixels; `exif` carries the descriptive tags and EXIF over.
+
+Read: 8 and 16 bit and float32, grey (also 1, 2 and 4 bit), RGB, palette, CMYK, and YCbCr in JPEG compression; strips or
+tiles, chunky or planar, one alpha channel (an extra one of no stated meaning is taken for it), any compression of
+imagecodecs. Written: strips, chunky, deflate.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from typing import BinaryIO
+
+import numpy as np
+import tifffile
+
+from . import colour, exif
+from .picture import Depth, Metadata, Samples, Stored, array_bytes, fault
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR = 0, 1, 2, 3, 5, 6
+BASE_CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3}
+JPEG_COMPRESSIONS = {6, 7}
+UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4
+ASSOCIATED, UNASSOCIATED = 1, 2
+PLANAR = 2
+REDUCED = 1  # a page that is a smaller version of another
+
+MAX_RATIOS = {1: 1, 8: 1032, 32946: 1032}  # of compression: none, and deflate under its two numbers
+
+MAX_CLASSIC_BYTES = 2**32 - 2**27  # of pixels, if they do not compress; larger files are BigTIFFs
+MAX_PADDING = 2**26  # bytes of a tile beyond a small picture
+
+# Bytes of compressed strips or tiles to hold at once, and threads that decode or encode them.
+BUFFER_BYTES = 2**22
+THREADS = min(4, os.cpu_count() or 1)
+
+XMP, PHOTOSHOP, ICC, DESCRIPTION = 700, 34377, 34675, 270
+# Tags that describe the picture and not how it is stored: document and page name, description, camera, software, date,
+# artist, host, copyright, IPTC, Windows' ratings and comments, and GeoTIFF's position on the ground.
+DESCRIPTIVE = (
+    {269, DESCRIPTION, 271, 272, 285, 305, 306, 315, 316, 33432, 33723}
+    | {0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F}
+    | {33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113}
+)
+RESOLUTION = {exif.X_RESOLUTION, exif.Y_RESOLUTION, exif.RESOLUTION_UNIT}
+LINKS = {exif.EXIF, exif.GPS}
+
+
+def inspect(file: BinaryIO) -> Stored:
+    """The file as its header and metadata describe it; nothing is decoded."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    tiff = tifffile.TiffFile(file)
+    page = _only_page(file, tiff)
+    photometric, bits = int(page.photometric), page.bitspersample
+    width, height, samples_per_pixel = page.imagewidth, page.imagelength, page.samplesperpixel
+    base = BASE_CHANNELS.get(photometric)
+    advice = "convert it to 8 bit, 16 bit or float32 RGB"
+    if base is None or (photometric == YCBCR and page.compression not in JPEG_COMPRESSIONS):
+        name = getattr(page.photometric, "name", page.photometric)
+        raise fault(file.name, f"TIFFs of colour type {name} are not supported; {advice}")
+    if samples_per_pixel not in (base, base + 1) or (samples_per_pixel > base and photometric in (PALETTE, INKS)):
+        raise fault(file.name, f"TIFFs with {samples_per_pixel} channels of this kind are not supported; {advice}")
+    depths = {PALETTE: (1, 2, 4, 8)}.get(photometric, (1, 2, 4, 8, 16) if samples_per_pixel == 1 else (8, 16))
+    if int(page.sampleformat) in (UNSIGNED, UNDEFINED) and bits in depths:
+        dtype: Depth = np.dtype(np.uint16 if bits == 16 else np.uint8)
+    elif int(page.sampleformat) == FLOAT and bits == 32 and photometric in (BLACK_IS_ZERO, RGB):
+        dtype = np.dtype(np.float32)
+    else:
+        name = getattr(page.sampleformat, "name", page.sampleformat)
+        raise fault(file.name, f"TIFFs of {bits}-bit {name} samples are not supported; {advice}")
+    if not (width and height):
+        raise fault(file.name, "damaged TIFF header; get another copy of the file")
+    _check_segments(file, page, size)
+
+    directories = exif.parse(file, DESCRIPTIVE | RESOLUTION | LINKS | {exif.ORIENTATION, XMP, PHOTOSHOP, ICC})
+    if directories is None:
+        raise fault(file.name, "damaged TIFF header; get another copy of the file")
+    if tiff.is_shaped or tiff.is_imagej:
+        directories.main.pop(DESCRIPTION, None)  # it describes the layout of the file
+    icc, xmp, photoshop = (
+        directories.main[tag].data if tag in directories.main else None for tag in (ICC, XMP, PHOTOSHOP)
+    )
+    orientation, dpi = exif.orientation(directories), exif.resolution(directories)
+    directories.main = {tag: value for tag, value in directories.main.items() if tag in DESCRIPTIVE}
+    described = directories.main or directories.exif or directories.gps
+
+    channels = {PALETTE: 3, INKS: 3}.get(photometric, samples_per_pixel)
+    stored_bytes = array_bytes(width * height, samples_per_pixel, dtype)
+    converted = photometric in (PALETTE, INKS) or (page.planarconfig == PLANAR and samples_per_pixel > 1)
+    converted_bytes = array_bytes(width * height, channels, dtype) if converted else 0
+    segment = array_bytes((page.tilewidth or width) * (page.tilelength or page.rowsperstrip), samples_per_pixel, dtype)
+    if segment > 4 * stored_bytes + MAX_PADDING:
+        raise fault(file.name, "the TIFF file's tiles are far larger than its picture; get another copy of it")
+    ratio = MAX_RATIOS.get(int(page.compression))
+    threads = 1 if segment > BUFFER_BYTES else THREADS
+    # tifffile reads a buffer full of segments and cuts them apart; each is decoded, and unpredicted, into a new array.
+    read_bytes = size if len(page.dataoffsets) == 1 else 2 * min(size, BUFFER_BYTES + segment)
+    in_flight = 0 if page.is_contiguous else read_bytes + 2 * threads * segment
+
+    return Stored(
+        format="TIFF",
+        width=width,
+        height=height,
+        channels=channels,
+        dtype=dtype,
+        orientation=orientation,
+        metadata=Metadata(
+            exif.blob(directories) if described else None, None if photometric == INKS else icc, xmp, photoshop, dpi
+        ),
+        lossless=int(page.compression) not in JPEG_COMPRESSIONS,
+        decode=lambda: _decode(file, page, dtype, icc, threads),
+        least_bytes=width * height * samples_per_pixel * bits // (8 * ratio) if ratio else 0,
+        decode_bytes=stored_bytes + max(in_flight, converted_bytes),
+    )
+
+
+def _only_page(file: BinaryIO, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
+    """The page with the picture. Smaller versions of it may be there too, and are left out; other pictures may not."""
+    pages: list[tifffile.TiffPage] = []
+    for page in (entry.aspage() for entry in tiff.pages):
+        if not int(page.subfiletype) & REDUCED:
+            pages.append(page)
+        if len(pages) > 1:
+            break
+    if not pages:
+        raise fault(file.name, "the TIFF file holds no full-size picture; convert it to a plain TIFF")
+    # These two write stacks of pictures behind one page.
+    stacked = (tiff.is_imagej or tiff.is_shaped) and tiff.series[0].size > pages[0].size
+    if len(pages) > 1 or stacked or pages[0].imagedepth > 1:
+        raise fault(file.name, "the TIFF file holds several pictures; save each as a file of its own")
+    return pages[0]
+
+
+def _check_segments(file: BinaryIO, page: tifffile.TiffPage, size: int) -> None:
+    """tifffile reads strips that are missing as black, and the rest of a file that is cut off as it comes."""
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    expected = int(np.prod(page.chunked))
+    missing = len(segments) < expected or any(
+        start + length > size or not length for start, length in segments[:expected]
+    )
+    if missing:
+        raise fault(file.name, "the TIFF file is cut off; get another copy of it")
+
+
+def _decode(file: BinaryIO, page: tifffile.TiffPage, dtype: Depth, icc: bytes | None, threads: int) -> Samples:
+    samples = page.asarray(maxworkers=threads, buffersize=BUFFER_BYTES)
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    if samples.ndim == 3 and page.planarconfig == PLANAR:
+        samples = np.moveaxis(samples, 0, -1)
+    if page.photometric == PALETTE:
+        palette = np.asarray(page.colormap)  # (3, 2 ** bits) uint16
+        eight_bit = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
+        return eight_bit.T[samples.view(np.uint8)]
+    if page.photometric == INKS:
+        return colour.inks_to_rgb(samples, icc)
+    if page.bitspersample < 8:
+        samples = samples.view(np.uint8)  # from bool, if it is one bit
+        samples *= 255 // (2**page.bitspersample - 1)
+    colours = samples if samples.ndim == 2 else samples[..., : BASE_CHANNELS[int(page.photometric)]]
+    if page.photometric == WHITE_IS_ZERO:
+        np.subtract(np.iinfo(dtype).max, colours, out=colours)
+    if dtype.kind == "f":
+        low, high = colours.min(), colours.max()
+        if not (low >= 0 and high <= 1):  # also where they are not numbers
+            raise fault(
+                file.name,
+                f"float samples lie in [{low:g}, {high:g}], they must be finite and in [0, 1]; scale or clip them",
+            )
+    if tuple(int(kind) for kind in page.extrasamples) == (ASSOCIATED,):
+        _divide_by_alpha(samples)
+    return samples
+
+
+def _divide_by_alpha(samples: Samples) -> None:
+    """In place: colours that were multiplied by alpha, the last channel, are so no more."""
+    white = colour.peak(samples.dtype)
+    for rows in colour.bands(samples.shape[0], samples.shape[1] * samples.shape[2]):
+        band = samples[rows].astype(np.float64)
+        straight = np.divide(
+            band[..., :-1] * white, band[..., -1:], out=np.zeros_like(band[..., :-1]), where=band[..., -1:] > 0
+        )
+        samples[rows, :, :-1] = (
+            straight.clip(0, white) if samples.dtype.kind == "f" else np.rint(straight.clip(0, white))
+        )
+
+
+def encode(file: BinaryIO, samples: Samples, metadata: Metadata) -> None:
+    """Write (H, W) or (H, W, 2..4) uint8, uint16 or float32 `samples`; `file` is open for reading too."""
+    directories = exif.parse_block(metadata.exif)
+    tags: list[tuple[int | str, int, int, bytes, bool]] = []
+    links: list[int] = []
+    big = samples.nbytes > MAX_CLASSIC_BYTES
+    if directories:
+        tags += [
+            (tag, value.kind, len(value.data) // exif.SIZES[value.kind], value.data, True)
+            for tag, value in directories.main.items()
+            if tag in DESCRIPTIVE
+        ]
+        # Named, not numbered: tifffile then takes the tag as it is. The offsets are filled in below.
+        kind, offset = (exif.LONG8, bytes(8)) if big else (exif.LONG, bytes(4))
+        for name, tag, values in (("ExifTag", exif.EXIF, directories.exif), ("GPSTag", exif.GPS, directories.gps)):
+            if values:
+                tags.append((name, kind, 1, offset, True))
+                links.append(tag)
+    for tag, data in ((XMP, metadata.xmp), (PHOTOSHOP, metadata.photoshop)):
+        if data:
+            tags.append((tag, 1, len(data), data, True))
+    channels = 1 if samples.ndim == 2 else samples.shape[2]
+    with tifffile.TiffWriter(file, bigtiff=big, byteorder="<") as writer:
+        writer.write(
+            samples,
+            photometric="rgb" if channels > 2 else "minisblack",
+            planarconfig="contig" if channels > 1 else None,
+            extrasamples=[UNASSOCIATED] if channels in (2, 4) else None,
+            compression="zlib",
+            predictor=True,
+            iccprofile=metadata.icc,
+            resolution=metadata.dpi,
+            resolutionunit="inch" if metadata.dpi else None,
+            software=False,
+            metadata=None,
+            extratags=tags,
+            maxworkers=THREADS,
+            buffersize=BUFFER_BYTES,
+        )
+    if directories and links:
+        end = file.seek(0, io.SEEK_END)
+        padding = end % 2
+        contents, places = exif.below(directories, end + padding, big=big)
+        file.write(bytes(padding) + contents)
+        written = exif.parse(file, LINKS)
+        for tag, place in zip((exif.EXIF, exif.GPS), places, strict=True):
+            if written and tag in links:
+                file.seek(written.main[tag].place)
+                file.write(struct.pack("<Q" if big else "<I", place))
+
+
+def encode_bytes(pixels: int, channels: int, dtype: Depth) -> int:
+    """Only the strips under way, which are in the allowance that every bound has."""
+    return 0

@@ -1,0 +1,154 @@
+"""write(): from a Picture to a file, which is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from . import bmp, colour, jpeg, png, tiff, webp
+from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Picture, Samples, Unfit, array_bytes, fault
+
+U8, U16, F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
+
+# Depths that each format holds.
+DEPTHS = {"JPEG": (U8,), "PNG": (U8, U16), "WEBP": (U8,), "TIFF": (U8, U16, F32), "BMP": (U8,)}
+HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
+MAX_SIDES = {"JPEG": jpeg.MAX_SIDE, "PNG": png.MAX_SIDE, "WEBP": webp.MAX_SIDE}
+CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp}
+
+QUALITY = 95
+
+
+def write(
+    path: str | PathLike[str], picture: Picture, *, format: str | None = None, quality: int | None = None
+) -> None:
+    """Write `picture` to `path`.
+
+    format      "JPEG", "PNG", "WEBP", "TIFF" or "BMP", or a suffix such as "jpg"; None: by the suffix of `path`
+    quality     1..100, for JPEG (4:4:4) and WebP; others lose nothing and ignore it. None: 95, but a lossless WebP that
+                was read stays lossless
+
+    The file keeps what the format can hold:
+        depth       PNG uint8 and uint16; TIFF these and float32; others uint8. More is rounded, half to even, to the
+                    deepest that the format has
+        grey        Rec.601 luma of the pixels; WebP, which has no grey, gets it three times
+        alpha       PNG, TIFF, WebP (which drops an alpha that is opaque everywhere). JPEG, BMP: ImageError
+        metadata    JPEG all but chunks; PNG all but photoshop; TIFF all but comment and chunks, and of EXIF's main
+                    directory the descriptive tags; WebP exif, icc and xmp; BMP dpi
+
+    The file appears at once and whole: it is written beside `path` under another name and then moved. If that fails, or
+    is interrupted, what was at `path` is still there and nothing else. The permissions are those of any new file.
+
+    Raises ImageError if the format is not known or cannot hold the picture or its metadata, and if the file cannot be
+    written, with the system's reason. Raises ValueError for a quality, or float pixels, out of range.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise ValueError(f"quality is {quality}; 1 to 100 is accepted")
+    format = _format(path, format)
+    height, width = picture.pixels.shape[:2]
+    if picture.alpha is not None and format not in HOLD_ALPHA:
+        raise fault(path, f"{format} holds no transparency; write PNG, TIFF or WEBP instead")
+    if max(height, width) > MAX_SIDES.get(format, max(height, width)):
+        raise fault(
+            path, f"{width} x {height} pixels; {format} ends at {MAX_SIDES[format]:,} a side; write TIFF instead"
+        )
+    if picture.pixels.dtype == F32:
+        _check_range(picture.pixels)
+    samples = _samples(picture, format)
+    with _replacing(path) as file:
+        try:
+            if format == "JPEG":
+                jpeg.encode(file, samples, picture.metadata, quality=quality or QUALITY)
+            elif format == "WEBP":
+                lossless = quality is None and picture.lossless and picture.format == "WEBP"
+                webp.encode(file, samples, picture.metadata, quality=quality or QUALITY, lossless=lossless)
+            else:
+                {"PNG": png, "TIFF": tiff, "BMP": bmp}[format].encode(file, samples, picture.metadata)
+        except Unfit as error:
+            raise fault(path, str(error)) from error
+        except MemoryError:
+            raise
+        # Whatever a codec does not like, most likely in the metadata; the system's own errors are told as such below.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            problem = f"cannot be written as {format} ({type(error).__name__}: {error}); write another format"
+            raise fault(path, problem) from error
+
+
+def write_bytes(pixels: int, channels: int, dtype: Depth, format: str) -> int:
+    """Upper bound of what write() needs at its peak, the Picture not included; see `Header.write_bytes`."""
+    format = _format("", format)
+    target = _depth(dtype, format)
+    written = {1: 3, 2: 4}.get(channels, channels) if format == "WEBP" else channels
+    samples = 0 if channels == 3 and dtype == target else array_bytes(pixels, written, target)
+    return WORKSPACE_BYTES + samples + CODECS[format].encode_bytes(pixels, written, target)
+
+
+def _format(path: str | PathLike[str], format: str | None) -> str:
+    wanted = Path(path).suffix if format is None else format
+    name = SUFFIXES.get("." + wanted.lower().lstrip("."), wanted.upper())
+    if name not in DEPTHS:
+        raise fault(path, f"{wanted or 'no suffix'!r} names no format that can be written; use {', '.join(DEPTHS)}")
+    return name
+
+
+def _depth(dtype: Depth, format: str) -> Depth:
+    return dtype if dtype in DEPTHS[format] else DEPTHS[format][-1]
+
+
+def _samples(picture: Picture, format: str) -> Samples:
+    """What the codec gets: (H, W), or (H, W, 2..4) with alpha last, in a depth that the format holds."""
+    pixels, alpha = picture.pixels, picture.alpha
+    source, target = pixels.dtype, _depth(pixels.dtype, format)
+    height, width = pixels.shape[:2]
+    if source == target and not picture.grey and alpha is None:
+        return pixels
+    if source != target and source == F32 and alpha is not None:
+        _check_range(alpha)
+    colours = 1 if picture.grey and format != "WEBP" else 3
+    samples = np.empty((height * width, colours + (alpha is not None)), target)
+    # Pixels in a row, whatever the width, so that the intermediate values are few even if the picture is one long line.
+    line, alphas = pixels.reshape(-1, 3), None if alpha is None else alpha.reshape(-1)
+    for part in colour.bands(height * width, 3):
+        values = colour.luma(line[part])[:, None] if picture.grey else line[part]
+        samples[part, :colours] = colour.requantised(values, source, target)
+        if alphas is not None:
+            samples[part, colours] = colour.requantised(alphas[part], source, target)
+    return samples.reshape((height, width) if samples.shape[1] == 1 else (height, width, -1))
+
+
+def _check_range(samples: Samples) -> None:
+    if not (samples.min() >= 0 and samples.max() <= 1):  # also where they are not numbers
+        raise ValueError(
+            f"float samples lie in [{samples.min():g}, {samples.max():g}]; finite and in [0, 1] is accepted"
+        )
+
+
+@contextmanager
+def _replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
+    """A new file, open for reading and writing, that takes the place of `path` if the block ends well."""
+    target = os.path.realpath(path)  # a link stays a link, to the new file
+    if os.path.isdir(target):
+        raise fault(path, "is a folder; name a file")
+    temporary = Path(target).with_name(f".famkern-{secrets.token_hex(8)}.part")
+    try:
+        # Mode "x" never opens what is there, and leaves the permissions to the umask, which mkstemp does not.
+        file = open(temporary, "x+b")  # noqa: SIM115
+        try:
+            with file:
+                yield file
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink()
+            raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise fault(path, f"cannot be written ({reason}); check the folder, its permissions and the disk") from error

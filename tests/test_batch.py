@@ -1,0 +1,216 @@
+"""Many files in, many files out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import famkern
+from famkern import images
+from famkern.batch import Options, dehaze_files, plan_jobs
+from famkern.models import Student
+
+
+@pytest.fixture(scope="module")
+def dehazer():
+    torch.manual_seed(0)
+    return famkern.Dehazer(Student(16, 1, 1))
+
+
+def picture(path, size=(13, 9), seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(inputs, output, dehazer, recursive=False, **options):
+    """The outcomes, as words."""
+    options = Options(**options)
+    jobs = plan_jobs(inputs, output, recursive=recursive, options=options)
+    outcomes = list(dehaze_files(jobs, dehazer, options))
+    assert [outcome.job for outcome in outcomes] == jobs
+    return ["done" if o.done else "skipped" if o.skipped else o.problem for o in outcomes]
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_to_a_file(tmp_path, dehazer):
+    source = picture(tmp_path / "hazy.png")
+    assert run([source], tmp_path / "clear.png", dehazer) == ["done"]
+    expected = dehazer(np.asarray(Image.open(source)))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "clear.png")), expected)
+
+
+def test_a_file_to_a_folder_that_is_created(tmp_path, dehazer):
+    assert run([picture(tmp_path / "a.png")], tmp_path / "new/folder", dehazer) == ["done"]
+    assert names(tmp_path / "new") == ["folder/a.png"]
+
+
+def test_a_folder_whose_name_looks_like_a_picture_stays_a_folder(tmp_path, dehazer):
+    (tmp_path / "out.png").mkdir()
+    run([picture(tmp_path / "a.png")], tmp_path / "out.png", dehazer)
+    assert names(tmp_path / "out.png") == ["a.png"]
+
+
+def test_folders_files_and_patterns(tmp_path, dehazer):
+    picture(tmp_path / "in/a.png")
+    picture(tmp_path / "in/B.JPG")
+    picture(tmp_path / "in/sub/c.png")
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    picture(tmp_path / "d1.png")
+    picture(tmp_path / "d2.png")
+    assert run([tmp_path / "in", tmp_path / "d?.png"], tmp_path / "out", dehazer) == ["done"] * 4
+    assert names(tmp_path / "out") == ["B.JPG", "a.png", "d1.png", "d2.png"]
+    assert run([tmp_path / "in"], tmp_path / "deep", dehazer, recursive=True) == ["done"] * 3
+    assert names(tmp_path / "deep") == ["B.JPG", "a.png", "sub/c.png"]
+
+
+def test_outputs_inside_the_input_folder_are_no_inputs(tmp_path, dehazer):
+    picture(tmp_path / "a.png")
+    assert run([tmp_path], tmp_path / "out", dehazer, recursive=True) == ["done"]
+    assert run([tmp_path], tmp_path / "out", dehazer, recursive=True, overwrite=True) == ["done"]
+    assert names(tmp_path) == ["a.png", "out/a.png"]
+
+
+def test_names_carry_suffix_and_format(tmp_path, dehazer):
+    run([picture(tmp_path / "a.png")], tmp_path / "out", dehazer, suffix="_clear", format="tiff")
+    assert names(tmp_path / "out") == ["a_clear.tif"]
+    assert images.header(tmp_path / "out/a_clear.tif").format == "TIFF"
+
+
+def test_existing_outputs_are_skipped_unless_told_otherwise(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").write_text("mine")
+    assert run([source], tmp_path / "out", dehazer) == ["skipped"]
+    assert (tmp_path / "out/a.png").read_text() == "mine"
+    assert run([source], tmp_path / "out", dehazer, overwrite=True) == ["done"]
+    assert Image.open(tmp_path / "out/a.png").size == (13, 9)
+
+
+def test_compare_writes_both_pictures_side_by_side(tmp_path, dehazer):
+    run([picture(tmp_path / "a.png", (100, 60))], tmp_path / "out", dehazer, compare=True)
+    assert names(tmp_path / "out") == ["a-compare.jpg", "a.png"]
+    width, height = Image.open(tmp_path / "out/a-compare.jpg").size
+    assert height == 60
+    assert width >= 200
+
+
+def test_a_file_that_fails_is_one_line_and_the_others_are_done(tmp_path, dehazer):
+    good = [picture(tmp_path / "a.png"), picture(tmp_path / "z.png")]
+    whole = picture(tmp_path / "whole.png").read_bytes()
+    bad = {
+        "empty.png": b"",
+        "cut.png": whole[: len(whole) // 2],
+        "text.jpg": b"no picture at all",
+        "huge.png": whole[:16] + (1 << 20).to_bytes(4, "big") * 2 + whole[24:],
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    inputs = [good[0], tmp_path / "missing.png", *(tmp_path / name for name in bad), tmp_path / "*.none", good[1]]
+    outcomes = run(inputs, tmp_path / "out", dehazer)
+    assert outcomes[0] == outcomes[-1] == "done"
+    for path, line in zip(inputs[1:-1], outcomes[1:-1], strict=True):
+        assert line.startswith(str(path))
+        assert "\n" not in line
+    assert names(tmp_path / "out") == ["a.png", "z.png"]
+
+
+def test_an_output_never_replaces_an_input_or_another_output(tmp_path, dehazer):
+    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", seed=1)
+    before = a.read_bytes(), b.read_bytes()
+    assert "is itself" in run([a], tmp_path, dehazer, overwrite=True)[0]
+    assert "is itself" in run([a], a, dehazer, overwrite=True)[0]
+    (tmp_path / "link.png").symlink_to(a)
+    assert "is itself" in run([a], tmp_path / "link.png", dehazer, overwrite=True)[0]
+    picture(tmp_path / "sub/a.png")
+    assert "is another input" in run([tmp_path / "sub/a.png", a], tmp_path, dehazer, overwrite=True)[0]
+    twice = run([tmp_path / "sub/a.png", a], tmp_path / "out", dehazer)
+    assert twice[0] == "done"
+    assert "already that of" in twice[1]
+    assert (a.read_bytes(), b.read_bytes()) == before
+
+
+def test_an_unwritable_output_is_one_line(tmp_path, dehazer):
+    (tmp_path / "file").write_text("")
+    source = picture(tmp_path / "a.png")
+    (line,) = run([source], tmp_path / "file/sub", dehazer)
+    assert str(tmp_path / "file") in line
+
+
+@pytest.mark.parametrize("output", ["b.png", "notes.txt"])
+def test_an_output_that_cannot_hold_the_inputs_is_wrong_usage(tmp_path, output):
+    (tmp_path / "notes.txt").write_text("")
+    inputs = [picture(tmp_path / "a1.png"), picture(tmp_path / "a2.png")]
+    with pytest.raises(ValueError, match="the output is a folder"):
+        plan_jobs(inputs, tmp_path / output)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"format": "gif"}, {"quality": 0}, {"quality": 101}, {"max_pixels": 0}, {"memory": "x"}, {"suffix": "a/b"}],
+)
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"is (one|a|part)"):
+        Options(**wrong)
+
+
+def test_the_pixel_limit_is_an_option(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png")
+    (line,) = run([source], tmp_path / "out", dehazer, max_pixels=100)
+    assert line.startswith(f"{source}: ")
+    assert "117" in line
+
+
+def test_the_memory_bound_covers_the_picture_too(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png", (3000, 2000))
+    assert run([source], tmp_path / "out", dehazer, memory="256MiB") == ["done"]
+    assert run([source], tmp_path / "free", dehazer) == ["done"]
+    assert np.abs(pixels(tmp_path / "out/a.png") - pixels(tmp_path / "free/a.png")).max() <= 1
+    (line,) = run([source], tmp_path / "low", dehazer, memory="20MiB")
+    assert line.startswith(f"{source}: ")
+    assert "needs a memory bound of at least" in line
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_a_floating_point_picture_out_of_range_is_one_line(tmp_path, dehazer):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", np.full((5, 5, 3), 2, np.float32), photometric="rgb")
+    (line,) = run([tmp_path / "a.tif"], tmp_path / "out", dehazer)
+    assert line.startswith(str(tmp_path / "a.tif"))
+    assert not (tmp_path / "out").exists() or not names(tmp_path / "out")
+
+
+def test_progress_names_the_job(tmp_path, dehazer):
+    jobs = plan_jobs([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
+    seen = []
+    list(dehaze_files(jobs, dehazer, progress=lambda job, fraction: seen.append((job, fraction))))
+    assert {job for job, _ in seen} == set(jobs)
+    assert seen[-1] == (jobs[1], 1.0)
+
+
+def test_an_interrupt_leaves_nothing_half_written(tmp_path, dehazer):
+    jobs = plan_jobs([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
+
+    def interrupt(job, fraction):
+        if job is jobs[1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(dehaze_files(jobs, dehazer, progress=interrupt))
+    assert names(tmp_path / "out") == ["a.png"]
+
+
+def test_paths_may_be_text(tmp_path, dehazer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(Path("a.png").absolute())
+    assert run(["a.png"], "out", dehazer) == ["done"]
