@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The one torch that the project is tested with; the package itself takes any from 2.10 on.
 TORCH  := torch==2.13.0
+# Where torch brings no Triton of its own (builds for the CPU): the one that the kernels' resource limits were measured
+# with, and a NumPy that its interpreter works with.
+TRITON := triton==3.6.0 numpy<2.4
 
 .PHONY: demo test lint format bench build clean help
 
@@ -50,6 +53,8 @@ $(VENV)/.installed: pyproject.toml setup.py
 	    { echo "Python's venv module is missing (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -c 'import triton' 2>/dev/null || \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check $(foreach package,$(TRITON),'$(package)')
 	@touch $@
 
 clean:

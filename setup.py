@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,7 +44,7 @@ if IS_X86:
 def installed_torch() -> Path | None:
     """Folder of the torch that famkern will run with, also when pip hides it from an isolated build."""
     query = (
-        "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '', end='')"
+        "from importlib.util import find_spec; s = find_spec('torch'); print(s.submodule_search_locations[0], end='')"
     )
     pythons = [sys.executable]
     if os.environ.get("VIRTUAL_ENV"):
@@ -59,45 +61,52 @@ class NinjaBuild(build_ext):
     """Writes one build.ninja for all extensions and lets ninja do the parallel, incremental work."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname == "famkern._C":  # loaded by torch, not by the import system: no Python tag
-            return "famkern/_C.so"
+        *package, name = fullname.split(".")  # setuptools asks both for "famkern._C" and for "_C"
+        if name == "_C":  # loaded by torch, not by the import system: no Python tag
+            return os.path.join(*package, "_C.so")
         return super().get_ext_filename(fullname)
 
     def build_extensions(self) -> None:
         compiler = os.environ.get("CXX", "g++")
         torch = installed_torch()
         if shutil.which(compiler) is None:
-            return self.missing(f"no C++ compiler ({compiler}) found: famkern installs without its compiled kernels")
-        targets = [ext for ext in self.extensions if ext.name != "famkern._C" or torch is not None]
-        if torch is None:
-            self.missing("torch >= 2.10 was not found: famkern installs without its compiled operators")
-        build = Path(self.build_temp).resolve()
-        build.mkdir(parents=True, exist_ok=True)
-        (build / "build.ninja").write_text(self.recipe(targets, compiler, torch))
-        self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
-        return None
+            self.leave_out("famkern._C", f"its kernels: there is no C++ compiler ({compiler})")
+            self.leave_out("famkern._cpu")
+        elif torch is None:
+            self.leave_out("famkern._C", "its kernels: there is no torch >= 2.10 to build against")
+        elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            self.leave_out("famkern._cpu")  # Python's headers are a package of their own; the kernels do without them
+        if self.extensions:
+            # One folder for every kind of build, so that none compiles what another has compiled already.
+            build = ROOT / "build" / "ninja"
+            build.mkdir(parents=True, exist_ok=True)
+            (build / "build.ninja").write_text(self.recipe(self.extensions, compiler, torch))
+            self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
 
-    def missing(self, what: str) -> None:
-        if os.environ.get("FAMKERN_REQUIRE_EXT") == "1":
-            raise SystemExit(f"famkern: {what}; FAMKERN_REQUIRE_EXT=1 makes that an error")
-        self.warn(f"famkern: {what}. It works on PyTorch's reference operators, slower.")
+    def leave_out(self, name: str, what: str | None = None) -> None:
+        """Do not build an extension; say so, or refuse to go on, if that makes a difference to the user."""
+        if what and os.environ.get("FAMKERN_REQUIRE_EXT") == "1":
+            raise SystemExit(f"famkern cannot build {what} (FAMKERN_REQUIRE_EXT=1 makes that an error)")
+        if what:
+            self.warn(f"famkern installs without {what}. It works on PyTorch's operators, slower.")
+        self.extensions[:] = [ext for ext in self.extensions if ext.name != name]
 
     @staticmethod
     def ninja() -> str:
-        import ninja  # noqa: PLC0415  (a build requirement: absent when only metadata is asked for)
+        import ninja  # a build requirement: absent when only metadata is asked for
 
         return str(Path(ninja.BIN_DIR) / "ninja")
 
     def recipe(self, targets: list[Extension], compiler: str, torch: Path | None) -> str:
         """The text of build.ninja."""
-        import pybind11  # noqa: PLC0415
+        import pybind11
 
         flags = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fopenmp -ffp-contract=off -Wall -Wextra -DNDEBUG"
         flags += f" {os.environ.get('CXXFLAGS', '')}"
         lines = [
             "ninja_required_version = 1.5",
             f"cxx = {compiler}",
-            f"flags = {flags} -I{CSRC}",
+            f"flags = {flags} -I{shlex.quote(str(CSRC))}",
             "rule compile",
             "  command = $cxx $flags $extra -MMD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
@@ -113,26 +122,37 @@ class NinjaBuild(build_ext):
                 obj = f"{source.stem}.{isa}.o"
                 kernels.append(obj)
                 lines += [
-                    f"build {obj}: compile {source}",
+                    f"build {obj}: compile {escape(source)}",
                     f"  extra = {' '.join(isa_flags)} -DFAMKERN_ISA={isa} -DFAMKERN_ISA_{isa.upper()}",
                     f"  isa = for {isa}",
                 ]
-        python = f"-isystem {pybind11.get_include()} -isystem {sysconfig.get_path('include')}"
-        stable = f"-isystem {torch}/include -DTORCH_TARGET_VERSION={TORCH_ABI}"
+        python = " ".join(
+            f"-isystem {shlex.quote(path)}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
+        )
+        stable = f"-isystem {shlex.quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={TORCH_ABI}"
         for ext in targets:
             objects = list(kernels) if ext.name == "famkern._C" else []
             for source in ext.sources:
                 obj = f"{ext.name}.{Path(source).stem}.o"
                 objects.append(obj)
                 lines += [
-                    f"build {obj}: compile {ROOT / source}",
+                    f"build {obj}: compile {escape(ROOT / source)}",
                     f"  extra = {stable if ext.name == 'famkern._C' else python}",
                 ]
             out = Path(self.get_ext_fullpath(ext.name)).resolve()
             out.parent.mkdir(parents=True, exist_ok=True)
-            libs = f"-L{torch}/lib -Wl,--no-as-needed -ltorch_cpu -lc10" if ext.name == "famkern._C" else ""
-            lines += [f"build {out}: link {' '.join(objects)}", f"  libs = {libs}"]
+            libs = (
+                f"-L{shlex.quote(f'{torch}/lib')} -Wl,--no-as-needed -ltorch_cpu -lc10"
+                if ext.name == "famkern._C"
+                else ""
+            )
+            lines += [f"build {escape(out)}: link {' '.join(objects)}", f"  libs = {libs}"]
         return "\n".join(lines) + "\n"
+
+
+def escape(path: Path) -> str:
+    """A path as ninja reads it."""
+    return re.sub(r"([$ :])", r"$\1", str(path))
 
 
 FOLDERS = {"famkern": "famkern", "famkern.kernels": "kernels", "famkern.training": "training"}
@@ -143,6 +163,9 @@ setup(
     ],
     package_dir=FOLDERS,
     package_data={"famkern.models": ["weights/*"]},
-    ext_modules=[Extension("famkern._cpu", ["csrc/cpu/features.cpp"])],
+    ext_modules=[
+        Extension("famkern._cpu", ["csrc/cpu/features.cpp"]),
+        Extension("famkern._C", ["csrc/ops.cpp", "csrc/stages.cpp"]),
+    ],
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import engine, models
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
-from .ops import formulas
+from .ops import route
 
 T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
@@ -173,15 +173,18 @@ class Dehazer:
 
         with torch.inference_mode(), _threads(self.threads), _full_precision(device):
             line = self._line(compute, device)
+            way = route.choose(device, self._numbers["channels"], compute)
             plan = engine.make_plan(
                 line,
                 source.height,
                 source.width,
                 self._numbers["channels"],
                 dtype=dtype,
-                tile=formulas.TILE,
+                tile=way.tile,
                 memory=self.memory,
                 available=_available(device),
+                band_pixels=way.band_pixels,
+                workspace=way.workspace_bytes,
             )
             engine.run(line, plan, source, finish, device, progress)
 

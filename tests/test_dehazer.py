@@ -33,7 +33,7 @@ def test_dehaze_with_the_shipped_weights_changes_a_picture():
     image = torch.rand(3, 24, 31)
     result = famkern.dehaze(image)
     assert result.shape == image.shape
-    assert (result - network(famkern.models.load("student"), image[None])[0]).abs().max() < 1e-5
+    assert (result - network(famkern.models.load("student"), image[None])[0]).abs().max() < 1e-4
     assert not torch.equal(result, image)
 
 
@@ -274,7 +274,7 @@ def test_precisions_have_names(student, dtype):
 
 def test_progress_grows_to_one(student):
     fractions = []
-    famkern.Dehazer(student)(torch.rand(2, 3, 40, 4000), progress=fractions.append)
+    famkern.Dehazer(student)(torch.rand(2, 3, 200, 4000), progress=fractions.append)
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
     assert len(set(fractions)) > 10

@@ -12,7 +12,7 @@ double buffering. The student of three groups lives in four buffers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,8 @@ import torch
 from ..ops.formulas import workspace_bytes
 from .line import IMAGE, OUTPUT, Stage
 from .memory import format_bytes
+
+Workspace = Callable[[int, int, int, torch.dtype], int]  # (rows, width, channels, arithmetic) -> bytes
 
 BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
 RESERVE = 8 << 20  # the allocator's slack and the libraries' own buffers
@@ -84,6 +86,8 @@ def make_plan(
     memory: int | None,
     available: int,
     band: int | None = None,
+    band_pixels: int = BAND_PIXELS,
+    workspace: Workspace = workspace_bytes,
 ) -> Plan:
     """Choose band height and storage.
 
@@ -96,6 +100,8 @@ def make_plan(
         memory: bound in bytes on what the run allocates beyond input and output; None for half of `available`.
         available: bytes that could be allocated.
         band: a band height to use instead of the preferred one, for tests and experiments; rounded up to tiles.
+        band_pixels: preferred size of a band.
+        workspace: bytes that a stage allocates at most for a band of so many rows, halo included.
 
     Raises:
         MemoryBoundError: if not even the lowest band fits the bound.
@@ -106,10 +112,10 @@ def make_plan(
     def candidate(tiles: int, spill: bool) -> Plan:
         rows = tiles * tile
         plan = Plan(height, width, channels, dtype, tile, rows, min(rows + halo, height), buffers, spill, need=0)
-        return replace(plan, need=_need(plan, line))
+        return replace(plan, need=_need(plan, line, workspace))
 
     bound = memory if memory is not None else available // 2
-    preferred = min(band or max(1, BAND_PIXELS // width), height)
+    preferred = min(band or max(1, band_pixels // width), height)
     for spill in (False, True):
         for tiles in range(-(-preferred // tile), 0, -1):
             plan = candidate(tiles, spill)
@@ -139,17 +145,17 @@ def share_buffers(line: Sequence[Stage]) -> dict[str, int]:
     return buffers
 
 
-def _need(plan: Plan, line: Sequence[Stage]) -> int:
+def _need(plan: Plan, line: Sequence[Stage], workspace: Workspace) -> int:
     """Bytes that a run by this plan allocates at most, beyond input and output."""
     sums = max(len(stage.sums) for stage in line) * plan.height * plan.channels * 8
-    work = max(_band_bytes(plan, stage) for stage in line)
+    work = max(_band_bytes(plan, stage, workspace) for stage in line)
     return RESERVE + sums + work + (0 if plan.spill else plan.map_bytes)
 
 
-def _band_bytes(plan: Plan, stage: Stage) -> int:
+def _band_bytes(plan: Plan, stage: Stage, workspace: Workspace) -> int:
     """Bytes that one band of this stage needs: the operator's workspace, pixels, and what passes to and from a file."""
     rows = min(plan.band + 2 * stage.halo(plan.tile), plan.height)
-    work = workspace_bytes(rows, plan.width, plan.channels, stage.weights[0].dtype)
+    work = workspace(rows, plan.width, plan.channels, stage.weights[0].dtype)
     if plan.spill:
         passing = [name for name in (*stage.reads, *stage.writes) if name not in (IMAGE, OUTPUT)]
         work += len(passing) * rows * plan.row_bytes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -39,7 +40,8 @@ def run(
 
         def read(name: str, start: int, stop: int) -> Tensor:
             if name == IMAGE:
-                return image.read(start, stop, compute, device)
+                with one_thread():
+                    return image.read(start, stop, compute, device)
             return storage.read(name, origins[name], start, stop)
 
         def target(name: str, start: int, stop: int) -> Tensor:
@@ -49,7 +51,8 @@ def run(
 
         def store(name: str, start: int, stop: int, band: Tensor) -> None:
             if name == OUTPUT:
-                finish(start, stop, band)
+                with one_thread():
+                    finish(start, stop, band)
             else:
                 storage.store(name, origins[name], start, stop, band)
 
@@ -74,6 +77,17 @@ def run(
                     progress(done / total)
             pixels = plan.height * plan.width
             means |= {name: _sum_rows(s) / pixels for name, s in zip(stage.sums, sums, strict=True)}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Convert pixels with one thread: PyTorch's would spin for milliseconds afterwards, on the kernels' cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sum_rows(sums: Tensor) -> Tensor:

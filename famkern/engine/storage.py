@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -21,6 +23,23 @@ logger = logging.getLogger("famkern")
 IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}  # file systems that would put the spilled maps back into RAM
 
 
+HUGE = 16 << 20  # bytes from which memory is asked for in huge pages: a quarter of the time to get at it at first
+
+
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor whose memory, on the CPU, goes back to the system at once when it is freed.
+
+    The C library's allocator would keep pieces of tens of megabytes, which a memory bound must then count twice.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
 class RamStorage:
     """Maps in tensors on the device; bands are views, nothing is copied."""
 
@@ -28,7 +47,7 @@ class RamStorage:
         self.plan = plan
         shape = (1, plan.buffer_rows, plan.width, plan.channels)
         count = max(plan.buffers.values()) + 1
-        self.buffers = [torch.empty(shape, dtype=plan.dtype, device=device) for _ in range(count)]
+        self.buffers = [allocate(shape, plan.dtype, device) for _ in range(count)]
 
     def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
         """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
@@ -59,7 +78,8 @@ class SpillStorage:
         return band.view(torch.uint8).numpy().data.cast("B")
 
     def _empty(self, rows: int, device: torch.device | None = None) -> Tensor:
-        return torch.empty((1, rows, self.plan.width, self.plan.channels), dtype=self.plan.dtype, device=device)
+        shape = (1, rows, self.plan.width, self.plan.channels)
+        return allocate(shape, self.plan.dtype, device or torch.device("cpu"))
 
     def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
         """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import formulas
 from .library import LIBRARY, register_stage
+from .route import operator
 
 LIBRARY.define(
     "block_stage(Tensor x, Tensor z, Tensor gate,"
@@ -79,4 +79,4 @@ def block_stage(
 
     For inference: there is no gradient.
     """
-    torch.ops.famkern.block_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    operator("block_stage", reference, weights[4])(*maps, gate, *weights, *outputs, *sums, top, bottom)

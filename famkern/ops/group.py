@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import formulas
 from .library import LIBRARY, register_stage
+from .route import operator
 
 LIBRARY.define(
     "group_stage(Tensor x, Tensor z, Tensor skip, Tensor gate,"
@@ -121,7 +121,7 @@ def group_stage(
 
     For inference: there is no gradient.
     """
-    torch.ops.famkern.group_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    operator("group_stage", reference, weights[4])(*maps, gate, *weights, *outputs, *sums, top, bottom)
 
 
 def last_group_stage(
@@ -137,4 +137,4 @@ def last_group_stage(
 
     One row of halo is enough.
     """
-    torch.ops.famkern.last_group_stage(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    operator("last_group_stage", last_reference, weights[4])(*maps, gate, *weights, *outputs, *sums, top, bottom)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import formulas
 from .library import LIBRARY, register_stage
+from .route import operator
 
 LIBRARY.define(
     "head_stage(Tensor image, Tensor mean, Tensor std, Tensor pre_weight, Tensor pre_bias,"
@@ -72,4 +72,4 @@ def head_stage(
 
     For inference: there is no gradient.
     """
-    torch.ops.famkern.head_stage(*maps, *weights, *outputs, *sums, top, bottom)
+    operator("head_stage", reference, weights[4])(*maps, *weights, *outputs, *sums, top, bottom)

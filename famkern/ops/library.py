@@ -21,19 +21,19 @@ import torch
 LIBRARY = torch.library.Library("famkern", "FRAGMENT")
 """Where every operator of famkern is declared: `LIBRARY.define("name(Tensor x) -> Tensor")`."""
 
-_COMPILED = Path(__file__).resolve().parents[1] / "_C.so"
+COMPILED = Path(__file__).resolve().parents[1] / "_C.so"
 
 
 def _load() -> str | None:
     """Load _C.so; None, or the reason why it is not in use."""
     if os.environ.get("FAMKERN_CPU_ISA") == "none":
         return "FAMKERN_CPU_ISA=none leaves them out"
-    if not _COMPILED.exists():
-        return f"{_COMPILED} was not built; reinstall famkern where a C++ compiler and torch >= 2.10 are present"
+    if not COMPILED.exists():
+        return f"{COMPILED} was not built; reinstall famkern where a C++ compiler and torch >= 2.10 are present"
     try:
-        torch.ops.load_library(_COMPILED)
+        torch.ops.load_library(COMPILED)
     except OSError as error:
-        return f"{_COMPILED} does not load into torch {torch.__version__}: {error}"
+        return f"{COMPILED} does not load into torch {torch.__version__}: {error}"
     return None
 
 
@@ -65,7 +65,7 @@ def instruction_set() -> str:
     """
     if _REASON is not None:
         return "none"
-    query = ctypes.CDLL(str(_COMPILED)).famkern_instruction_set
+    query = ctypes.CDLL(str(COMPILED)).famkern_instruction_set
     query.restype = ctypes.c_char_p
     answer = query().decode()
     if answer.startswith("FAMKERN_CPU_ISA"):  # the complaint about its value

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import formulas
 from .library import LIBRARY, register_stage
+from .route import operator
 
 LIBRARY.define(
     "tail_stage(Tensor image, Tensor[] groups, Tensor gate, Tensor mean, Tensor std,"
@@ -78,4 +79,4 @@ def tail_stage(
     For inference: there is no gradient.
     """
     image, *groups = maps
-    torch.ops.famkern.tail_stage(image, groups, gate, *weights, *outputs, top, bottom)
+    operator("tail_stage", reference, weights[6])(image, groups, gate, *weights, *outputs, top, bottom)

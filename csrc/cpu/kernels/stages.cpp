@@ -1,0 +1,349 @@
+// The stages of the network, each one pass over a band of rows: every intermediate of a task lives in a ring of rows.
+//
+//   maps ->  source   ->  ring 0  ->  convolve 1  ->  ring 1  ->  convolve 2  ->  maps, sums
+//            a row at      rows        a strip of      rows        the strip
+//            a time       4s-1 ...     4 rows, s      4s-5 ...     above, s-1
+//                         4s+4                        4s+3
+//
+//   stage        source                                convolutions
+//   head         x = pre(normalised picture) -> out_x  r = relu(conv1(x)) + x,  z = conv2(r) -> out
+//   block        x' = z g pa(z g) + x        -> out_x  r = relu(conv1(x')) + x',  z' = conv2(r) -> out
+//   group        x' = z g pa(z g) + x                  r = conv(x') + skip -> out,  then as in a block
+//   last_group   the same                              r = conv(x') + skip -> out
+//   tail         o = sum of w r, o pa(o)               post1,  clamp(post2 + normalised picture) -> out
+//
+// Outside the image rings hold zeros, which is the network's padding.
+#include "cpu/rows.h"
+#include "cpu/stage.h"
+#include "cpu/winograd.h"
+
+namespace famkern::FAMKERN_ISA {
+namespace {
+
+// The run of one task; C channels, maps stored as T.
+template <int C, class T>
+class Runner {
+   public:
+    static int64_t scratch_floats(const StageCall& call, int64_t tiles) {
+        const int64_t columns = kTileSide * (tiles + 2 * call.convolutions);
+        int64_t floats = kPictureRows * picture_stride_for(columns) + kP + kQ + kResult;
+        for (int level = 0; level < call.convolutions; ++level) floats += ring_rows(level) * ring_stride(columns, C);
+        return floats;
+    }
+
+    Runner(const StageCall& call, const Task& task, const float* packed, float* scratch, double* const* partial,
+           int64_t blocks)
+        : call(call),
+          task(task),
+          partial(partial),
+          blocks(blocks),
+          n(call.convolutions),
+          group(call.kind == StageKind::group || call.kind == StageKind::last_group),
+          tail(call.kind == StageKind::tail),
+          tiles_across((call.width + kTileSide - 1) / kTileSide),
+          end_row(call.rows + call.bottom),
+          own_first_row(kTileSide * task.first_strip),
+          own_end_row(least(kTileSide * task.end_strip, call.rows)),
+          own_first_column(kTileSide * task.first_tile),
+          own_end_column(least(kTileSide * task.end_tile, call.width)),
+          source_first_column(most(0, kTileSide * first_tile_of(1) - 1)),
+          source_end_column(least(call.width, kTileSide * end_tile_of(1) + 1)),
+          attention(call.pixel, tail || call.gate == nullptr ? nullptr : call.gate + task.image * C) {
+        const int64_t columns = kTileSide * (task.end_tile - task.first_tile + 2 * n), stride = ring_stride(columns, C);
+        for (int level = 0; level < n; ++level) {
+            U[level] = packed;
+            packed += packed_floats(call.convolution[level].inputs, call.convolution[level].outputs);
+            ring[level] = {scratch, ring_rows(level), stride, kTileSide * (task.first_tile - n), C};
+            scratch += ring_rows(level) * stride;
+        }
+        P = scratch;
+        Q = P + kP;
+        result = Q + kQ;
+        picture = result + kResult;
+        picture_stride = picture_stride_for(columns);
+        std::memset(P, 0, kP * sizeof(float));  // tiles that fill up a group read it and are thrown away
+        clear_borders();
+        for (int o = 0; call.kind == StageKind::head && o < C; ++o)
+            for (int c = 0; c < 3; ++c)
+                for (int tap = 0; tap < 9; ++tap) lift[tap * 3 + c][o] = call.lift.weight[(o * 3 + c) * 9 + tap];
+    }
+
+    void run() {
+        int64_t next_row = kTileSide * (task.first_strip - (n - 1)) - 1;
+        for (int64_t s = task.first_strip - (n - 1); s < task.end_strip + n - 1; ++s) {
+            for (; next_row <= kTileSide * s + 4; ++next_row) source_row(next_row);
+            look_ahead(next_row);
+            for (int level = 1; level <= n; ++level) {  // level k trails one strip behind level k - 1
+                const int64_t strip = s - (level - 1);
+                if (strip >= task.first_strip - (n - level) && strip < task.end_strip + (n - level))
+                    convolve(level, strip);
+            }
+        }
+        end_of_streams();
+    }
+
+   private:
+    static constexpr int64_t kP = 6 * kColumns * C, kQ = 6 * 4 * kRun * C, kResult = 4 * 4 * kRun * C;
+    static constexpr int64_t kPictureRows = 4, kFarAbove = 1 << 20;
+    static int64_t picture_stride_for(int64_t columns) { return round_up(3 * (columns + 2), 16); }
+
+    bool inside(int64_t y) const { return y >= -call.top && y < end_row; }
+
+    // Tiles that level k computes: the task's own and those that the levels after it reach.
+    int64_t first_tile_of(int level) const { return most(0, task.first_tile - (n - level)); }
+    int64_t end_tile_of(int level) const { return least(tiles_across, task.end_tile + (n - level)); }
+
+    // Pixel (y, x) of a map whose row 0 is row 0 of the band.
+    template <class S>
+    S* pixel(const Map& map, int64_t y, int64_t x, int channels = C) const {
+        return static_cast<S*>(map.data) + task.image * map.image_stride + (y * call.width + x) * channels;
+    }
+    const T* input(int64_t index, int64_t y, int64_t x) const { return pixel<T>(call.maps[index], y + call.top, x); }
+
+    // Columns outside the image, which nothing else writes.
+    void clear_borders() {
+        for (int level = 0; level < n; ++level)
+            for (int64_t slot = 0; slot < ring[level].rows; ++slot) {
+                if (first_tile_of(level + 1) == 0) std::memset(ring[level].at(slot, -1), 0, C * sizeof(float));
+                if (end_tile_of(level + 1) == tiles_across)
+                    std::memset(ring[level].at(slot, call.width), 0,
+                                (kTileSide * tiles_across + 1 - call.width) * C * sizeof(float));
+            }
+    }
+
+    // ---- sources ---------------------------------------------------------------------------------------------------
+
+    void source_row(int64_t y) {
+        const int64_t x0 = source_first_column, count = source_end_column - x0;
+        float* row = ring[0].at(y, x0);
+        if (!inside(y)) {
+            std::memset(row, 0, count * C * sizeof(float));
+            return;
+        }
+        if (call.kind == StageKind::head) {
+            lift_row(y, row);
+        } else if (tail) {
+            weigh_row(y, row);
+            attention(row, count, [&](int64_t i, Vec weight) { store(row + i, load(row + i) * weight); });
+        } else {
+            const T *x = input(0, y, x0), *z = input(1, y, x0);
+            const float* gate = call.gate + task.image * C;
+            attention(z, count, [&](int64_t i, Vec weight) {
+                store(row + i, fma(load(z + i) * load(gate + i % C), weight, load(x + i)));
+            });
+        }
+        if (call.out_x.data != nullptr && y >= own_first_row && y < own_end_row)
+            emit_row(ring[0].at(y, own_first_column), pixel<T>(call.out_x, y, own_first_column),
+                     own_end_column - own_first_column, nullptr);
+    }
+
+    void look_ahead(int64_t y) {
+        ahead = Ahead();
+        for (int64_t in = y; in < y + kTileSide; ++in)
+            for (int64_t m = 0; m < call.map_count && inside(in); ++m) ahead.add(input(m, in, source_first_column));
+        ahead.spread((source_end_column - source_first_column) * C * sizeof(T),
+                     (end_tile_of(1) - first_tile_of(1)) / kGroup * 6 * n);
+    }
+
+    // The tail's sum of the groups, each with its channels' weights.
+    void weigh_row(int64_t y, float* row) const {
+        const float* gate = call.gate + task.image * call.map_count * C;
+        for (int64_t g = 0; g < call.map_count; ++g) {
+            const T* r = input(g, y, source_first_column);
+            for (int64_t i = 0; i < (source_end_column - source_first_column) * C; i += kLanes) {
+                const Vec weight = load(gate + g * C + i % C);
+                store(row + i, g == 0 ? weight * load(r + i) : fma(weight, load(r + i), load(row + i)));
+            }
+        }
+    }
+
+    // The normalised picture in row y, columns x0 - 1 .. x1, zero outside the image.
+    void normalise_row(int64_t y, int64_t x0, int64_t x1, float* to) const {
+        const int64_t first = most(x0 - 1, 0), end = least(x1 + 1, call.width);
+        std::memset(to, 0, 3 * (x1 - x0 + 2) * sizeof(float));
+        if (!inside(y)) return;
+        const float* from = pixel<float>(call.image, y + call.top, first, 3);
+        to += 3 * (first - x0 + 1);
+        for (int64_t i = 0; i < end - first; ++i)
+            for (int c = 0; c < 3; ++c) to[3 * i + c] = (from[3 * i + c] - call.mean[c]) / call.std[c];
+    }
+
+    // x = pre(normalised picture), directly: three input channels give too little to multiply for tiles.
+    void lift_row(int64_t y, float* row) {
+        const int64_t x0 = source_first_column, x1 = source_end_column;
+        for (next_picture_row = most(next_picture_row, y - 1); next_picture_row <= y + 1; ++next_picture_row)
+            normalise_row(next_picture_row, x0, x1, picture_row(next_picture_row));
+        const float* rows[3] = {picture_row(y - 1), picture_row(y), picture_row(y + 1)};
+        for (int64_t x = 0; x < x1 - x0; ++x)
+            for (int o = 0; o < C; o += kLanes) {
+                Vec sum = load(call.lift.bias + o);
+                for (int r = 0; r < 3; ++r)
+                    for (int i = 0; i < 9; ++i)
+                        sum = fma(broadcast(rows[r][3 * x + i]), load(lift[r * 9 + i] + o), sum);
+                store(row + x * C + o, sum);
+            }
+    }
+
+    float* picture_row(int64_t y) const { return picture + (y + 48) % kPictureRows * picture_stride; }
+
+    // ---- convolutions ----------------------------------------------------------------------------------------------
+
+    void convolve(int level, int64_t strip) {
+        const Ring& from = ring[level - 1];
+        const int64_t first = first_tile_of(level), end = end_tile_of(level), y = kTileSide * strip;
+        if (!inside(y) && !inside(y + 3)) {
+            for (int r = 0; level < n && r < 4; ++r)
+                std::memset(ring[level].at(y + r, 4 * first), 0, (end - first) * 4 * C * sizeof(float));
+            return;
+        }
+        for (int64_t tile = first; tile < end; tile += kRun) {
+            const int tiles = int(least(kRun, end - tile));
+            const int64_t x = kTileSide * tile;
+            const float* rows[6];
+            for (int i = 0; i < 6; ++i) rows[i] = from.at(y - 1 + i, x - 1);
+            columns<C>(rows, 4 * tiles + 2, P);
+            if (tail && level == n) {
+                products<C, kOutputs>(P, U[level - 1], tiles, Q, ahead);
+                finish_picture(y, x, least(4 * tiles, call.width - x));
+            } else {
+                products<C, C>(P, U[level - 1], tiles, Q, ahead);
+                finish_maps(level, y, x, least(4 * tiles, call.width - x));
+            }
+        }
+    }
+
+    void finish_maps(int level, int64_t y, int64_t x, int64_t count) {
+        float* to[4];
+        for (int r = 0; r < 4; ++r) to[r] = level < n ? ring[level].at(y + r, x) : result + r * 4 * kRun * C;
+        const bool skips = group && level == 1, last = level == n;
+        if (skips) {
+            const T* skip[4];
+            for (int r = 0; r < 4; ++r) skip[r] = input(2, least(most(y + r, -call.top), end_row - 1), x);
+            finish(level, count, to, [&](int r, int64_t i, Vec v) { return v + load(skip[r] + i); });
+        } else if (last || tail) {
+            finish(level, count, to, [](int, int64_t, Vec v) { return v; });
+        } else {
+            const float* residual[4];
+            for (int r = 0; r < 4; ++r) residual[r] = ring[level - 1].at(y + r, x);
+            finish(level, count, to,
+                   [&](int r, int64_t i, Vec v) { return maximum(v, Vec{}) + load(residual[r] + i); });
+        }
+        for (int r = 0; r < 4; ++r)
+            if (!inside(y + r)) std::memset(to[r], 0, count * C * sizeof(float));
+        if (skips || last) output(group && !skips ? 1 : 0, y, x, count, to);
+    }
+
+    // to = combine(A^T Q + bias), four rows.
+    template <class Combine>
+    void finish(int level, int64_t count, float* const (&to)[4], const Combine& combine) const {
+        const float* bias = call.convolution[level - 1].bias;
+        for (int64_t i = 0; i < count * C; i += kLanes) {
+            Vec m[6], o[4];
+            for (int r = 0; r < 6; ++r) m[r] = load(Q + r * 4 * kRun * C + i);
+            inverse(m, o);
+            for (int r = 0; r < 4; ++r) store(to[r] + i, combine(r, i, o[r] + load(bias + i % C)));
+        }
+    }
+
+    // out = clamp(A^T Q + bias + normalised picture).
+    void finish_picture(int64_t y, int64_t x, int64_t count) {
+        const float* bias = call.convolution[n - 1].bias;
+        const int rows = int(least(4, own_end_row - y));
+        for (int r = 0; r < rows; ++r) normalise_row(y + r, x, x + count, picture_row(r));
+        for (int64_t i = 0; i < count; ++i) {
+            Vec m[6], o[4];
+            for (int r = 0; r < 6; ++r) m[r] = load(Q + (r * 4 * kRun + i) * kOutputs);
+            inverse(m, o);
+            for (int r = 0; r < rows; ++r)
+                for (int c = 0; c < 3; ++c) {
+                    const float v = o[r][c] + bias[c] + picture_row(r)[3 * (i + 1) + c];
+                    pixel<float>(call.out[0], y + r, x + i, 3)[c] = v < 0 ? 0 : v > 1 ? 1 : v;
+                }
+        }
+    }
+
+    // The task's own part of a strip goes to out[index] and into the sums of its rows.
+    void output(int index, int64_t y, int64_t x, int64_t count, const float* const (&from)[4]) {
+        const int64_t x0 = most(x, own_first_column), x1 = least(x + count, own_end_column);
+        for (int r = 0; x0 < x1 && r < 4; ++r)
+            if (y + r >= own_first_row && y + r < own_end_row)
+                emit_row(from[r] + (x0 - x) * C, pixel<T>(call.out[index], y + r, x0), x1 - x0,
+                         partial[index] + ((task.image * call.rows + y + r) * blocks + task.block) * C);
+    }
+
+    void emit_row(const float* from, T* to, int64_t count, double* sums) const {
+        if (call.stream)
+            emit<C, true>(from, to, count, sums);
+        else
+            emit<C, false>(from, to, count, sums);
+    }
+
+    const StageCall& call;
+    const Task& task;
+    double* const* partial;
+    const int64_t blocks;
+    const int n;  // convolutions
+    const bool group, tail;
+    const int64_t tiles_across, end_row, own_first_row, own_end_row, own_first_column, own_end_column;
+    const int64_t source_first_column, source_end_column;
+    const PixelAttention<C> attention;
+    Ring ring[kMaxConvolutions];
+    const float* U[kMaxConvolutions];
+    float *P, *Q, *result, *picture;
+    int64_t picture_stride, next_picture_row = -kFarAbove;
+    alignas(64) float lift[27][C];  // [row, column, input][output]
+    Ahead ahead;
+};
+
+int64_t packed_bytes(const StageCall& call) {
+    int64_t floats = 0;
+    for (int i = 0; i < call.convolutions; ++i)
+        floats += packed_floats(call.convolution[i].inputs, call.convolution[i].outputs);
+    return floats * sizeof(float);
+}
+
+void pack_all(const StageCall& call, void* packed) {
+    float* to = static_cast<float*>(packed);
+    for (int i = 0; i < call.convolutions; ++i) {
+        const Convolution& c = call.convolution[i];
+        pack(c.weight, c.inputs, c.outputs, to);
+        to += packed_floats(c.inputs, c.outputs);
+    }
+}
+
+template <int C>
+int64_t scratch_bytes_of(const StageCall& call, int64_t tiles) {
+    return Runner<C, Float>::scratch_floats(call, tiles) * sizeof(float);
+}
+
+int64_t scratch_bytes(const StageCall& call, int64_t tiles) {
+    return call.channels == 16   ? scratch_bytes_of<16>(call, tiles)
+           : call.channels == 32 ? scratch_bytes_of<32>(call, tiles)
+                                 : scratch_bytes_of<64>(call, tiles);
+}
+
+template <int C>
+void run_channels(const StageCall& call, const Task& task, const float* packed, float* scratch, double* const* partial,
+                  int64_t blocks) {
+    switch (call.storage) {
+        case Storage::float32:
+            return Runner<C, Float>(call, task, packed, scratch, partial, blocks).run();
+        case Storage::float16:
+            return Runner<C, Half>(call, task, packed, scratch, partial, blocks).run();
+        case Storage::bfloat16:
+            return Runner<C, BFloat>(call, task, packed, scratch, partial, blocks).run();
+    }
+}
+
+void run(const StageCall& call, const Task& task, const void* packed, void* scratch, double* const* partial,
+         int64_t blocks) {
+    const auto run = call.channels == 16 ? run_channels<16> : call.channels == 32 ? run_channels<32> : run_channels<64>;
+    run(call, task, static_cast<const float*>(packed), static_cast<float*>(scratch), partial, blocks);
+}
+
+}  // namespace
+
+extern const StageKernels stage_kernels;
+const StageKernels stage_kernels = {packed_bytes, pack_all, scratch_bytes, run};
+
+}  // namespace famkern::FAMKERN_ISA

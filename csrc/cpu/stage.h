@@ -1,0 +1,68 @@
+// One call of a stage operator as plain data, so that kernels know no torch; contracts are in famkern/ops.
+//
+// A band is cut into tasks: blocks of columns, anchored at the image's left, times runs of strips (rows of tiles). A
+// task writes its own rectangle of every output and recomputes what it needs around it, so tasks run in any order on
+// any thread. The cut into columns depends on the picture's width alone, because the sums of a row are added block by
+// block.
+#pragma once
+
+#include <cstdint>
+
+namespace famkern {
+
+enum class StageKind { head, block, group, last_group, tail };
+enum class Storage { float32, float16, bfloat16 };
+
+constexpr int64_t kTileSide = 4;  // of F(4x4, 3x3)
+constexpr int kMaxConvolutions = 3;
+
+struct Map {  // (B, rows, W, C), contiguous but for the stride of the batch, in elements
+    void* data;
+    int64_t image_stride;
+};
+
+struct Convolution {
+    const float* weight;  // (outputs, inputs, 3, 3)
+    const float* bias;
+    int inputs, outputs;
+};
+
+struct StageCall {
+    StageKind kind;
+    Storage storage;  // of the maps; pictures are float32
+    bool stream;      // outputs are too large for the caches, and on cache lines
+    int channels;
+    int64_t batch, rows, width, top, bottom;  // rows of the outputs; inputs have top and bottom more
+
+    Map image;        // head, tail
+    const Map* maps;  // x, z, skip; or the tail's groups
+    int64_t map_count;
+    const float* gate;  // (B, channels), tail: (B, map_count channels)
+    const float* mean;  // (3,) head, tail
+    const float* std;
+    const float* pixel[4];  // pixel attention: (C/8, C), (C/8,), (1, C/8), (1,)
+    Convolution lift;       // head: 3 -> C
+    Convolution convolution[kMaxConvolutions];
+    int convolutions;
+    Map out_x;        // head, block
+    Map out[2];       // of the convolutions: z; r and z; the picture
+    double* sums[2];  // (B, rows, C) of out
+};
+
+struct Task {
+    int64_t image;  // of the batch
+    int64_t first_strip, end_strip;
+    int64_t first_tile, end_tile;  // columns of tiles
+    int64_t block;                 // of columns
+};
+
+struct StageKernels {
+    int64_t (*packed_bytes)(const StageCall&);
+    void (*pack)(const StageCall&, void* packed);                      // transforms the weights
+    int64_t (*scratch_bytes)(const StageCall&, int64_t tiles_across);  // of a task of this width
+    // partial[i]: (B, rows, blocks, C), zeroed: sums of out[i] over the blocks of columns
+    void (*run)(const StageCall&, const Task&, const void* packed, void* scratch, double* const* partial,
+                int64_t blocks);
+};
+
+}  // namespace famkern

@@ -1,0 +1,218 @@
+// One vector of floats, as wide as the instruction set this file is compiled for, and the few things the stages do
+// with it. Arithmetic operators are the compiler's own (vector extensions); what they cannot say is below.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(FAMKERN_ISA_AVX512) || defined(FAMKERN_ISA_AVX2)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace famkern::FAMKERN_ISA {
+namespace {
+
+#define FAMKERN_INLINE inline __attribute__((always_inline))
+
+#if defined(FAMKERN_ISA_AVX512)
+constexpr int kLanes = 16;
+#elif defined(FAMKERN_ISA_AVX2)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t BitVec __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t ShortVec __attribute__((vector_size(2 * kLanes)));
+
+// How maps are stored; arithmetic is always in float.
+struct Float {
+    float value;
+};
+struct Half {
+    uint16_t bits;
+};
+struct BFloat {
+    uint16_t bits;
+};
+
+FAMKERN_INLINE Vec load(const float* p) {
+    Vec v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+FAMKERN_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+FAMKERN_INLINE Vec broadcast(float a) {
+#if defined(FAMKERN_ISA_AVX512)
+    return Vec(_mm512_set1_ps(a));
+#elif defined(FAMKERN_ISA_AVX2)
+    return Vec(_mm256_set1_ps(a));
+#else
+    return Vec{} + a;
+#endif
+}
+
+// a * b + c, rounded once where the instruction set can.
+FAMKERN_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(FAMKERN_ISA_AVX512)
+    return Vec(_mm512_fmadd_ps(a, b, c));
+#elif defined(FAMKERN_ISA_AVX2)
+    return Vec(_mm256_fmadd_ps(a, b, c));
+#elif defined(__aarch64__)
+    return Vec(vfmaq_f32(c, a, b));
+#else
+    return a * b + c;
+#endif
+}
+
+FAMKERN_INLINE Vec maximum(Vec a, Vec b) {
+#if defined(FAMKERN_ISA_AVX512)
+    return Vec(_mm512_maskz_max_ps(-1, a, b));  // maskz: GCC 12 warns about its own header otherwise
+#elif defined(FAMKERN_ISA_AVX2)
+    return Vec(_mm256_max_ps(a, b));
+#else
+    return a > b ? a : b;
+#endif
+}
+
+FAMKERN_INLINE Vec minimum(Vec a, Vec b) { return -maximum(-a, -b); }
+
+// ---- storage: kLanes values of a map -------------------------------------------------------------------------------
+
+FAMKERN_INLINE Vec load(const Float* p) { return load(&p->value); }
+
+FAMKERN_INLINE Vec load(const BFloat* p) {
+    ShortVec bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return Vec(__builtin_convertvector(bits, BitVec) << 16);
+}
+
+FAMKERN_INLINE Vec load(const Half* p) {
+#if defined(FAMKERN_ISA_AVX512)
+    return Vec(_mm512_maskz_cvtph_ps(-1, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(FAMKERN_ISA_AVX2)
+    return Vec(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    _Float16 values[kLanes];
+    std::memcpy(values, p, sizeof values);
+    Vec v = {};
+    for (int i = 0; i < kLanes; ++i) v[i] = float(values[i]);
+    return v;
+#endif
+}
+
+FAMKERN_INLINE void store(Float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+FAMKERN_INLINE void store(BFloat* p,
+                          Vec v) {  // round to nearest even; NaN cannot occur, pictures are checked to be finite
+    const BitVec bits = BitVec(v);
+    const ShortVec rounded = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, ShortVec);
+    std::memcpy(p, &rounded, sizeof rounded);
+}
+
+FAMKERN_INLINE void store(Half* p, Vec v) {
+#if defined(FAMKERN_ISA_AVX512)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(-1, v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(FAMKERN_ISA_AVX2)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+    _Float16 values[kLanes];
+    for (int i = 0; i < kLanes; ++i) values[i] = _Float16(v[i]);
+    std::memcpy(p, values, sizeof values);
+#endif
+}
+
+// Stores past the caches, for results too large to be found there again. `p` is aligned to what is stored.
+FAMKERN_INLINE void stream(Float* p, Vec v) {
+#if defined(FAMKERN_ISA_AVX512)
+    _mm512_stream_ps(&p->value, v);
+#elif defined(FAMKERN_ISA_AVX2)
+    _mm256_stream_ps(&p->value, v);
+#else
+    store(p, v);
+#endif
+}
+
+template <class Short>  // Half, BFloat
+FAMKERN_INLINE void stream(Short* p, Vec v) {
+#if defined(FAMKERN_ISA_AVX512)
+    __m256i bits;
+    store(reinterpret_cast<Short*>(&bits), v);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits);
+#elif defined(FAMKERN_ISA_AVX2)
+    __m128i bits;
+    store(reinterpret_cast<Short*>(&bits), v);
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), bits);
+#else
+    store(p, v);
+#endif
+}
+
+// Makes streamed stores visible to other threads.
+FAMKERN_INLINE void end_of_streams() {
+#if defined(FAMKERN_ISA_AVX512) || defined(FAMKERN_ISA_AVX2)
+    _mm_sfence();
+#endif
+}
+
+// ---- functions ------------------------------------------------------------------------------------------------------
+
+// 1 / (1 + exp(-x)), to about 2 units in the last place.
+FAMKERN_INLINE Vec sigmoid(Vec x) {
+    const Vec y = minimum(maximum(-x, broadcast(-87.0f)), broadcast(87.0f));
+    // exp(y) = 2^n exp(r), n the integer nearest to y / ln 2: adding 1.5 * 2^23 leaves it in the low bits.
+    const Vec magic = broadcast(12582912.0f);
+    const Vec shifted = fma(y, broadcast(1.44269504f), magic);
+    const Vec n = shifted - magic;
+    const Vec r = fma(n, broadcast(1.42860677e-6f), fma(n, broadcast(-0.693148613f), y));
+    Vec e = broadcast(1.0f / 720);
+    constexpr float series[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    for (float c : series) e = fma(e, r, broadcast(c));
+    e = Vec(IntVec(e) + (IntVec(shifted) << 23));
+    return 1.0f / (1.0f + e);
+}
+
+// out[i] = sum of the lanes of p(i), for i in 0 .. kLanes - 1. Every sum is added in the same order.
+template <class Product>
+FAMKERN_INLINE Vec sum_lanes(const Product& p) {
+#if defined(FAMKERN_ISA_AVX512) || defined(FAMKERN_ISA_AVX2)
+    const auto four =
+        [&](int i) __attribute__((always_inline)) {  // in each 128-bit part: that part's sums of p(i) .. p(i + 3)
+            const auto pair = [](Vec a, Vec b) __attribute__((always_inline)) {
+#if defined(FAMKERN_ISA_AVX512)
+                return Vec(_mm512_maskz_shuffle_ps(-1, a, b, 0x88)) + Vec(_mm512_maskz_shuffle_ps(-1, a, b, 0xdd));
+#else
+                return Vec(_mm256_shuffle_ps(a, b, 0x88)) + Vec(_mm256_shuffle_ps(a, b, 0xdd));
+#endif
+            };
+            const Vec first = pair(p(i), p(i + 1)), second = pair(p(i + 2), p(i + 3));
+            return pair(first, second);
+        };
+#if defined(FAMKERN_ISA_AVX512)
+    const auto parts = [](Vec a, Vec b) __attribute__((always_inline)) {
+        return Vec(_mm512_maskz_shuffle_f32x4(-1, a, b, 0x88)) + Vec(_mm512_maskz_shuffle_f32x4(-1, a, b, 0xdd));
+    };
+    const Vec low = parts(four(0), four(4)), high = parts(four(8), four(12));
+    return parts(low, high);
+#else
+    const Vec low = four(0), high = four(4);
+    return Vec(_mm256_permute2f128_ps(low, high, 0x20)) + Vec(_mm256_permute2f128_ps(low, high, 0x31));
+#endif
+#else
+    Vec sums = {};
+    for (int i = 0; i < kLanes; ++i) {
+        const Vec v = p(i);
+        sums[i] = (v[0] + v[1]) + (v[2] + v[3]);
+    }
+    return sums;
+#endif
+}
+
+}  // namespace
+}  // namespace famkern::FAMKERN_ISA

@@ -1,0 +1,349 @@
+// Registers the stages of the network for the CPU; contracts are in famkern/ops/{head,block,group,tail}.py. Here a call
+// is checked for what memory safety needs and cut into tasks, for as many threads as torch is set to.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/stage.h"
+#include "cpu/team.h"
+
+namespace famkern {
+
+FAMKERN_KERNELS(StageKernels, stage_kernels)
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// ---- the cut into tasks
+// ----------------------------------------------------------------------------------------------
+
+// Blocks of columns whose rings fit an L2 cache; by width and channels alone.
+int64_t column_blocks(int64_t tiles_across, int channels) {
+    const int64_t most_tiles = std::max(24, 1024 / channels);
+    return (tiles_across + most_tiles - 1) / most_tiles;
+}
+
+// Runs of strips: as few as keep all threads busy, since every run computes (convolutions - 1) strips more on either
+// side.
+int64_t strip_runs(int64_t strips, int64_t blocks, int64_t threads, int convolutions) {
+    int64_t best = 1;
+    double least = 0;
+    for (int64_t runs = 1; runs <= std::min(strips, 4 * threads); ++runs) {
+        const double turns = double((runs * blocks + threads - 1) / threads);
+        const double cost = turns * (double(strips) / double(runs) + (convolutions - 1));
+        if (runs == 1 || cost < 0.99 * least) best = runs, least = cost;
+    }
+    return best;
+}
+
+std::vector<Task> cut(const StageCall& call, int64_t blocks, int64_t threads) {
+    const int64_t strips = (call.rows + kTileSide - 1) / kTileSide;
+    const int64_t tiles = (call.width + kTileSide - 1) / kTileSide;
+    const int64_t runs = strip_runs(strips, blocks * call.batch, threads, call.convolutions);
+    std::vector<Task> tasks;
+    for (int64_t image = 0; image < call.batch; ++image)
+        for (int64_t run = 0; run < runs; ++run)
+            for (int64_t block = 0; block < blocks; ++block)
+                tasks.push_back({image, run * strips / runs, (run + 1) * strips / runs, block * tiles / blocks,
+                                 (block + 1) * tiles / blocks, block});
+    return tasks;
+}
+
+using Scratch = std::unique_ptr<void, decltype(&std::free)>;
+
+Scratch allocate(int64_t bytes) {
+    void* data = std::aligned_alloc(4096, (size_t(bytes) + 4095) / 4096 * 4096);
+    if (data == nullptr) throw std::bad_alloc();
+    return {data, &std::free};
+}
+
+int64_t whole_pages(int64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
+// The memory that a call works in.
+struct Workspace {
+    int64_t blocks, packed, scratch, partial;  // of columns; bytes: of all weights, of a worker, of one map's sums
+
+    Workspace(const StageCall& call) {
+        const int64_t tiles = (call.width + kTileSide - 1) / kTileSide;
+        blocks = column_blocks(tiles, call.channels);
+        packed = whole_pages(stage_kernels().packed_bytes(call));
+        scratch = whole_pages(stage_kernels().scratch_bytes(call, (tiles + blocks - 1) / blocks));
+        partial = call.batch * call.rows * blocks * call.channels * int64_t(sizeof(double));
+    }
+};
+
+void run(const StageCall& call) {
+    if (call.batch == 0 || call.rows == 0 || call.width == 0) return;
+    const StageKernels& kernels = stage_kernels();
+    const Workspace workspace(call);
+    const int64_t blocks = workspace.blocks;
+    const std::vector<Task> tasks = cut(call, blocks, torch::stable::get_num_threads());
+    const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), int64_t(tasks.size()));
+    const Scratch memory = allocate(workspace.packed + workers * workspace.scratch);
+    char* const packed = static_cast<char*>(memory.get());
+    kernels.pack(call, packed);
+    std::vector<double> sums[2];
+    double* partial[2] = {};
+    const int64_t row_sums = call.batch * call.rows * call.channels;
+    for (int i = 0; i < 2; ++i)
+        if (call.sums[i] != nullptr) {
+            sums[i].resize(row_sums * blocks);
+            partial[i] = sums[i].data();
+        }
+
+    std::atomic<int64_t> next{0};
+    Team::run(workers, [&](int64_t worker) {
+        void* const scratch = packed + workspace.packed + worker * workspace.scratch;
+        for (int64_t t = next++; t < int64_t(tasks.size()); t = next++)
+            kernels.run(call, tasks[t], packed, scratch, partial, blocks);
+    });
+
+    for (int i = 0; i < 2; ++i)  // block by block from left to right, whoever computed them
+        for (int64_t row = 0; call.sums[i] != nullptr && row < row_sums / call.channels; ++row)
+            for (int c = 0; c < call.channels; ++c) {
+                double sum = 0;
+                for (int64_t block = 0; block < blocks; ++block)
+                    sum += partial[i][(row * blocks + block) * call.channels + c];
+                call.sums[i][row * call.channels + c] = sum;
+            }
+}
+
+// ---- checks
+// ------------------------------------------------------------------------------------------------------------
+
+const float* floats(const Tensor& tensor, std::vector<int64_t> shape, const char* name) {
+    bool fits = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Float &&
+                tensor.dim() == int64_t(shape.size());
+    for (size_t i = 0; fits && i < shape.size(); ++i) fits = tensor.size(i) == shape[i];
+    STD_TORCH_CHECK(fits, name, ": contiguous float32 on the CPU, of the shape in the operator's contract, expected");
+    return static_cast<const float*>(tensor.const_data_ptr());
+}
+
+Storage storage_of(const Tensor& tensor, const char* name) {
+    switch (tensor.scalar_type()) {
+        case ScalarType::Float:
+            return Storage::float32;
+        case ScalarType::Half:
+            return Storage::float16;
+        case ScalarType::BFloat16:
+            return Storage::bfloat16;
+        default:
+            STD_TORCH_CHECK(false, name, ": float32, float16 or bfloat16 expected");
+            return {};
+    }
+}
+
+// A map of `extra` rows more than the outputs.
+Map map_of(const StageCall& call, const Tensor& tensor, int64_t channels, int64_t extra, const char* name) {
+    STD_TORCH_CHECK(tensor.is_cpu() && tensor.dim() == 4 && tensor.size(0) == call.batch &&
+                        tensor.size(1) == call.rows + extra && tensor.size(2) == call.width &&
+                        tensor.size(3) == channels,
+                    name, ": (B, rows, W, C) on the CPU, of the shape in the operator's contract, expected");
+    STD_TORCH_CHECK((tensor.stride(3) == 1 || channels == 1) && (tensor.stride(2) == channels || call.width == 1) &&
+                        (tensor.stride(1) == call.width * channels || tensor.size(1) == 1),
+                    name, ": the rows of an image must be contiguous");
+    return {tensor.data_ptr(), tensor.stride(0)};
+}
+
+Map maps_of(const StageCall& call, const Tensor& tensor, int64_t extra, const char* name) {
+    STD_TORCH_CHECK(storage_of(tensor, name) == call.storage, name, ": all maps must have the same dtype");
+    return map_of(call, tensor, call.channels, extra, name);
+}
+
+Map picture_of(const StageCall& call, const Tensor& tensor, int64_t extra, const char* name) {
+    STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, name, ": float32 expected");
+    return map_of(call, tensor, 3, extra, name);
+}
+
+double* sums_of(const StageCall& call, const Tensor& tensor, const char* name) {
+    STD_TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Double &&
+                        tensor.dim() == 3 && tensor.size(0) == call.batch && tensor.size(1) == call.rows &&
+                        tensor.size(2) == call.channels,
+                    name, ": contiguous float64 (B, rows, C) on the CPU expected");
+    return static_cast<double*>(tensor.data_ptr());
+}
+
+void add_convolution(StageCall& call, const Tensor& weight, const Tensor& bias, int outputs, const char* name) {
+    call.convolution[call.convolutions++] = {floats(weight, {outputs, call.channels, 3, 3}, name),
+                                             floats(bias, {outputs}, name), call.channels, outputs};
+}
+
+void set_pixel_attention(StageCall& call, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
+                         const Tensor& bias2) {
+    const int64_t hidden = call.channels / 8;
+    call.pixel[0] = floats(weight1, {hidden, call.channels}, "pixel attention");
+    call.pixel[1] = floats(bias1, {hidden}, "pixel attention");
+    call.pixel[2] = floats(weight2, {1, hidden}, "pixel attention");
+    call.pixel[3] = floats(bias2, {1}, "pixel attention");
+}
+
+// An output. One that is part of a buffer too large for the caches is stored past them, if it lies on cache lines.
+Map output_of(StageCall& call, const Tensor& tensor, const char* name) {
+    constexpr int64_t kLarge = 6 << 20;  // four such buffers fill the last cache of a usual machine
+    int64_t bytes = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+    const Map map = maps_of(call, tensor, 0, name);
+    call.stream = call.stream && bytes >= kLarge && reinterpret_cast<uintptr_t>(map.data) % 64 == 0;
+    return map;
+}
+
+// `out` is the output that every stage has; the sizes of the others follow from it.
+StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t channels, int64_t top, int64_t bottom) {
+    STD_TORCH_CHECK(channels == 16 || channels == 32 || channels == 64,
+                    "the compiled stages have 16, 32 or 64 channels, not ", channels);
+    STD_TORCH_CHECK(out.dim() == 4 && top >= 0 && bottom >= 0, "out: (B, rows, W, C) and no negative halo expected");
+    StageCall call{};
+    call.kind = kind;
+    call.storage = storage;
+    call.stream = true;
+    call.channels = int(channels);
+    call.batch = out.size(0);
+    call.rows = out.size(1);
+    call.width = out.size(2);
+    call.top = top;
+    call.bottom = bottom;
+    return call;
+}
+
+// ---- operators
+// -------------------------------------------------------------------------------------------------------
+
+void head_stage(const Tensor& image, const Tensor& mean, const Tensor& std, const Tensor& pre_weight,
+                const Tensor& pre_bias, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
+                const Tensor& bias2, const Tensor& out_x, const Tensor& out_z, const Tensor& z_sums, int64_t top,
+                int64_t bottom) {
+    StageCall call = begin(StageKind::head, out_z, storage_of(out_z, "out_z"), weight1.size(0), top, bottom);
+    const int C = call.channels;
+    call.image = picture_of(call, image, top + bottom, "image");
+    call.mean = floats(mean, {3}, "mean");
+    call.std = floats(std, {3}, "std");
+    call.lift = {floats(pre_weight, {C, 3, 3, 3}, "pre"), floats(pre_bias, {C}, "pre"), 3, C};
+    add_convolution(call, weight1, bias1, C, "conv1");
+    add_convolution(call, weight2, bias2, C, "conv2");
+    call.out_x = output_of(call, out_x, "out_x");
+    call.out[0] = output_of(call, out_z, "out_z");
+    call.sums[0] = sums_of(call, z_sums, "z_sums");
+    run(call);
+}
+
+void block_stage(const Tensor& x, const Tensor& z, const Tensor& gate, const Tensor& pixel_weight1,
+                 const Tensor& pixel_bias1, const Tensor& pixel_weight2, const Tensor& pixel_bias2,
+                 const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
+                 const Tensor& out_x, const Tensor& out_z, const Tensor& z_sums, int64_t top, int64_t bottom) {
+    StageCall call = begin(StageKind::block, out_z, storage_of(x, "x"), weight1.size(0), top, bottom);
+    const int C = call.channels;
+    const Map maps[] = {maps_of(call, x, top + bottom, "x"), maps_of(call, z, top + bottom, "z")};
+    call.maps = maps;
+    call.map_count = 2;
+    call.gate = floats(gate, {call.batch, C}, "gate");
+    set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
+    add_convolution(call, weight1, bias1, C, "conv1");
+    add_convolution(call, weight2, bias2, C, "conv2");
+    call.out_x = output_of(call, out_x, "out_x");
+    call.out[0] = output_of(call, out_z, "out_z");
+    call.sums[0] = sums_of(call, z_sums, "z_sums");
+    run(call);
+}
+
+StageCall group(StageKind kind, Map (&maps)[3], const Tensor& x, const Tensor& z, const Tensor& skip,
+                const Tensor& gate, const Tensor& pixel_weight1, const Tensor& pixel_bias1, const Tensor& pixel_weight2,
+                const Tensor& pixel_bias2, const Tensor& weight, const Tensor& bias, const Tensor& out_r,
+                const Tensor& r_sums, int64_t top, int64_t bottom) {
+    StageCall call = begin(kind, out_r, storage_of(x, "x"), weight.size(0), top, bottom);
+    maps[0] = maps_of(call, x, top + bottom, "x");
+    maps[1] = maps_of(call, z, top + bottom, "z");
+    maps[2] = maps_of(call, skip, top + bottom, "skip");
+    call.maps = maps;
+    call.map_count = 3;
+    call.gate = floats(gate, {call.batch, call.channels}, "gate");
+    set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
+    add_convolution(call, weight, bias, call.channels, "conv");
+    call.out[0] = output_of(call, out_r, "out_r");
+    call.sums[0] = sums_of(call, r_sums, "r_sums");
+    return call;
+}
+
+void group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Tensor& gate, const Tensor& pixel_weight1,
+                 const Tensor& pixel_bias1, const Tensor& pixel_weight2, const Tensor& pixel_bias2,
+                 const Tensor& weight, const Tensor& bias, const Tensor& weight1, const Tensor& bias1,
+                 const Tensor& weight2, const Tensor& bias2, const Tensor& out_r, const Tensor& out_z,
+                 const Tensor& r_sums, const Tensor& z_sums, int64_t top, int64_t bottom) {
+    Map maps[3];
+    StageCall call = group(StageKind::group, maps, x, z, skip, gate, pixel_weight1, pixel_bias1, pixel_weight2,
+                           pixel_bias2, weight, bias, out_r, r_sums, top, bottom);
+    add_convolution(call, weight1, bias1, call.channels, "conv1");
+    add_convolution(call, weight2, bias2, call.channels, "conv2");
+    call.out[1] = output_of(call, out_z, "out_z");
+    call.sums[1] = sums_of(call, z_sums, "z_sums");
+    run(call);
+}
+
+void last_group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Tensor& gate,
+                      const Tensor& pixel_weight1, const Tensor& pixel_bias1, const Tensor& pixel_weight2,
+                      const Tensor& pixel_bias2, const Tensor& weight, const Tensor& bias, const Tensor& out_r,
+                      const Tensor& r_sums, int64_t top, int64_t bottom) {
+    Map maps[3];
+    run(group(StageKind::last_group, maps, x, z, skip, gate, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2,
+              weight, bias, out_r, r_sums, top, bottom));
+}
+
+void tail_stage(const Tensor& image, std::vector<Tensor> groups, const Tensor& gate, const Tensor& mean,
+                const Tensor& std, const Tensor& pixel_weight1, const Tensor& pixel_bias1, const Tensor& pixel_weight2,
+                const Tensor& pixel_bias2, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
+                const Tensor& bias2, const Tensor& out, int64_t top, int64_t bottom) {
+    STD_TORCH_CHECK(!groups.empty(), "groups: at least one map expected");
+    StageCall call = begin(StageKind::tail, out, storage_of(groups[0], "groups"), weight1.size(0), top, bottom);
+    const int C = call.channels;
+    call.image = picture_of(call, image, top + bottom, "image");
+    std::vector<Map> maps;
+    for (const Tensor& group : groups) maps.push_back(maps_of(call, group, top + bottom, "groups"));
+    call.maps = maps.data();
+    call.map_count = int64_t(maps.size());
+    call.gate = floats(gate, {call.batch, call.map_count * C}, "gate");
+    call.mean = floats(mean, {3}, "mean");
+    call.std = floats(std, {3}, "std");
+    set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
+    add_convolution(call, weight1, bias1, C, "post1");
+    add_convolution(call, weight2, bias2, 3, "post2");
+    call.out[0] = picture_of(call, out, 0, "out");
+    run(call);
+}
+
+}  // namespace
+}  // namespace famkern
+
+STABLE_TORCH_LIBRARY_IMPL(famkern, CPU, m) {
+    m.impl("head_stage", TORCH_BOX(&famkern::head_stage));
+    m.impl("block_stage", TORCH_BOX(&famkern::block_stage));
+    m.impl("group_stage", TORCH_BOX(&famkern::group_stage));
+    m.impl("last_group_stage", TORCH_BOX(&famkern::last_group_stage));
+    m.impl("tail_stage", TORCH_BOX(&famkern::tail_stage));
+}
+
+// For Python's ctypes: the bytes that a call for such a band works in, at most.
+extern "C" __attribute__((visibility("default"))) int64_t famkern_stage_workspace(int64_t rows, int64_t width,
+                                                                                  int64_t channels, int64_t threads) {
+    famkern::StageCall call{};
+    call.kind = famkern::StageKind::group;  // the greediest
+    call.channels = int(channels);
+    call.batch = 1;
+    call.rows = rows;
+    call.width = width;
+    for (auto& convolution : call.convolution) convolution = {nullptr, nullptr, call.channels, call.channels};
+    call.convolutions = famkern::kMaxConvolutions;
+    const famkern::Workspace workspace(call);
+    return workspace.packed + threads * workspace.scratch + 2 * workspace.partial;
+}

@@ -1,0 +1,73 @@
+"""Which implementation of the stage operators runs, and what the engine must know about it.
+
+The compiled CPU kernels have 16, 32 or 64 channels and compute in float32. Everything else on a CPU goes to the
+reference in plain PyTorch, many times slower, and the log says so, once for each reason.
+
+FAMKERN_REFERENCE=1    the reference for everything
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import formulas, library
+
+CHANNELS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Route:
+    """An implementation of the stage operators."""
+
+    name: str
+    tile: int  # rows that it computes at a time; bands start at multiples of it
+    band_pixels: int  # preferred size of a band
+    workspace_bytes: Callable[[int, int, int, torch.dtype], int]  # (rows with halo, width, channels, arithmetic)
+
+
+def _compiled_workspace(rows: int, width: int, channels: int, _dtype: torch.dtype) -> int:
+    query = ctypes.CDLL(str(library.COMPILED)).famkern_stage_workspace
+    query.argtypes, query.restype = [ctypes.c_int64] * 4, ctypes.c_int64
+    return query(rows, width, channels, torch.get_num_threads())
+
+
+# PyTorch computes any row alone, and a few megabytes a map stay in the cache from one of its operators to the next.
+REFERENCE = Route("reference", formulas.TILE, 1 << 16, formulas.workspace_bytes)
+# Winograd's F(4x4, 3x3). A band's edges are computed twice, so bands are as large as their place in memory allows.
+COMPILED = Route("compiled", 4, 1 << 18, _compiled_workspace)
+
+
+def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
+    """The route of a network with so many channels, computed in `dtype`."""
+    if os.environ.get("FAMKERN_REFERENCE") == "1":
+        _announce("FAMKERN_REFERENCE=1 asks for it")
+        return REFERENCE
+    if device.type != "cpu" or library.why_not_compiled() is not None:
+        return REFERENCE
+    if dtype != torch.float32:
+        _announce(f"the compiled kernels compute in float32, not {dtype}")
+        return REFERENCE
+    if channels not in CHANNELS:
+        _announce(f"the compiled kernels have 16, 32 or 64 channels, not {channels}")
+        return REFERENCE
+    return COMPILED
+
+
+def operator(name: str, reference: Callable[..., None], weight: Tensor) -> Callable[..., None]:
+    """The implementation of a stage for a network with this C -> C convolution (C, C, 3, 3)."""
+    if choose(weight.device, weight.shape[0], weight.dtype) is REFERENCE:
+        return reference
+    return getattr(torch.ops.famkern, name)
+
+
+@functools.cache
+def _announce(reason: str) -> None:
+    logging.getLogger("famkern").warning("the network runs on the reference in plain PyTorch, slower: %s", reason)
