@@ -9,13 +9,14 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench build clean help
+.PHONY: demo test lint format bench sanitize build clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
 	@echo "make test     set up and run the tests"
 	@echo "make lint     ruff, mypy, clang-format"
 	@echo "make format   let ruff and clang-format rewrite the sources"
+	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make clean    remove the environment and everything built"
 
@@ -41,6 +42,20 @@ format: build
 bench: build
 	$(BIN)/python -m pip install -q -e '.[bench]'
 	$(BIN)/python -m pytest benchmarks -q $(PYTEST)
+
+# In a copy, so that the ordinary build stays as it is.
+SANITIZERS := address,undefined
+sanitize: build
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r setup.py pyproject.toml README.md LICENSE csrc famkern kernels training tests build/sanitize
+	rm -f build/sanitize/famkern/*.so
+	cd build/sanitize && LDFLAGS="-fsanitize=$(SANITIZERS)" \
+	    CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZERS) -fno-sanitize-recover=undefined" \
+	    $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
+	    LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	    $(CURDIR)/$(BIN)/python -m pytest -q tests/ops/test_stages.py \
+	    -k "formulas and 16 or leave_the_bits or batch or halo or 16_bits or past_the_caches or several"
 
 # Compiled parts are brought up to date by ninja in well under a second where nothing changed.
 build: $(VENV)/.installed
