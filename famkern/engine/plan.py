@@ -24,7 +24,9 @@ from .memory import format_bytes
 Workspace = Callable[[int, int, int, torch.dtype], int]  # (rows, width, channels, arithmetic) -> bytes
 
 BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
-RESERVE = 8 << 20  # the allocator's slack and the libraries' own buffers
+RESERVE = (
+    16 << 20
+)  # the allocator's slack, libraries' own buffers and their code, which the first run brings into memory
 
 
 class MemoryBoundError(ValueError):

@@ -28,6 +28,7 @@ from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import library
 from .library import LIBRARY
 
 LIBRARY.define(
@@ -104,6 +105,8 @@ def _pooled(features: Tensor, pool: int) -> Tensor:
 def _maps(
     teacher: Tensor | None, student: Tensor, teacher_pool: int, student_pool: int, normalize: bool, gram: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if student.device.type == "cpu":
+        library.announce_missing_kernels()
     dtype = maps_type(teacher, student)
     pooled = [_pooled(student, student_pool)]
     if teacher is not None:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 # PyTorch computes any row alone: a band may have any height. Compiled kernels work in tiles of several rows.
 TILE = 1
-# Maps and pictures that are alive at once in the greediest stage, counting the convolution's own buffers; measured.
-WORKSPACE_MAPS = 8
+# Maps and pictures that are alive at once in the greediest stage, counting the convolution's own buffers and what the
+# allocator keeps; measured.
+WORKSPACE_MAPS = 12
 WORKSPACE_PICTURES = 4
 
 

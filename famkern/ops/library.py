@@ -2,7 +2,7 @@
 
 Each operator is declared in Python, with an implementation for any device; famkern/_C.so registers CPU kernels for
 some of them, which PyTorch's dispatcher then prefers. Importing this module loads _C.so, once. Where it is missing
-everything still works on the Python implementations, slower, and the log says so, once.
+everything still works on the Python implementations, slower, and the log says so, once, when the first of them runs.
 
     FAMKERN_CPU_ISA=portable|avx2|avx512    use that instruction set instead of the best one of this CPU
     FAMKERN_CPU_ISA=none                    leave _C.so out
@@ -11,6 +11,7 @@ everything still works on the Python implementations, slower, and the log says s
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -38,8 +39,6 @@ def _load() -> str | None:
 
 
 _REASON = _load()
-if _REASON is not None:
-    logging.getLogger("famkern").warning("famkern runs without its compiled CPU kernels, slower: %s", _REASON)
 
 
 def register_stage(name: str, reference: Callable[..., None]) -> None:
@@ -55,6 +54,13 @@ def register_stage(name: str, reference: Callable[..., None]) -> None:
 def why_not_compiled() -> str | None:
     """None where the compiled CPU kernels are in use, otherwise the reason why they are not."""
     return _REASON
+
+
+@functools.cache
+def announce_missing_kernels() -> None:
+    """Say once, in the log, that the compiled CPU kernels are not in use and why; nothing if they are."""
+    if _REASON is not None:
+        logging.getLogger("famkern").warning("running without compiled CPU kernels, slower: %s", _REASON)
 
 
 def instruction_set() -> str:

@@ -50,7 +50,10 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
     if os.environ.get("FAMKERN_REFERENCE") == "1":
         _announce("FAMKERN_REFERENCE=1 asks for it")
         return REFERENCE
-    if device.type != "cpu" or library.why_not_compiled() is not None:
+    if device.type != "cpu":
+        return REFERENCE
+    if library.why_not_compiled() is not None:
+        library.announce_missing_kernels()
         return REFERENCE
     if dtype != torch.float32:
         _announce(f"the compiled kernels compute in float32, not {dtype}")

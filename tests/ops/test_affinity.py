@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 
@@ -30,6 +31,12 @@ CASES = [
     (1, 33, 18, 5, 6, 2, 3, 1, 2),
 ]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+needs_compiled = pytest.mark.skipif(library.why_not_compiled() is not None, reason=str(library.why_not_compiled()))
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="PyTorch's inductor needs a C++ compiler"
+)
+INDUCTOR = [pytest.mark.slow, needs_a_compiler]
 
 
 @pytest.fixture
@@ -253,7 +260,11 @@ def test_opcheck(dtype) -> None:
 
 @pytest.mark.parametrize(
     ("norm", "backend"),
-    [("frobenius", "aot_eager"), ("l1", "aot_eager"), pytest.param("frobenius", "inductor", marks=pytest.mark.slow)],
+    [
+        ("frobenius", "aot_eager"),
+        ("l1", "aot_eager"),
+        pytest.param("frobenius", "inductor", marks=[pytest.mark.slow, needs_a_compiler]),
+    ],
 )
 def test_it_compiles_as_one_graph(norm, backend) -> None:
     teacher, student, _ = features((1, 3, 3, 4, 5, 8, 4, 0, 0), torch.float32)
@@ -263,6 +274,7 @@ def test_it_compiles_as_one_graph(norm, backend) -> None:
     assert max(errors(got, loss_and_gradients(module, teacher, student))) < 1e-6
 
 
+@needs_compiled
 @pytest.mark.parametrize("norm", ["frobenius", "l1"])
 @pytest.mark.parametrize("shape", [(1, 3, 230, 310), (2, 70, 40, 52), (3, 5, 300, 4)])
 def test_any_number_of_threads_gives_the_same_bits(shape, norm) -> None:
@@ -301,9 +313,6 @@ print(library.instruction_set(), digest.hexdigest())
 def run_with(isa: str, code: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"FAMKERN_CPU_ISA": isa}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-
-
-needs_compiled = pytest.mark.skipif(library.why_not_compiled() is not None, reason=str(library.why_not_compiled()))
 
 
 @needs_compiled
