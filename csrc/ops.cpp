@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@
 
 #include "cpu/affinity.h"
 #include "cpu/dispatch.h"
+#include "cpu/team.h"
 
 namespace famkern {
 
@@ -43,12 +45,14 @@ Type type_of(const Tensor& tensor, const char* name) {
     }
 }
 
-// Runs the chunks of a job on torch's threads, unless there is less work than it takes to wake one: `work` elements.
+// Runs the chunks of a job on as many threads as torch is set to, unless there is less work than it takes to wake one:
+// `work` elements.
 template <class Job>
 void run(void (*kernel)(const Job&, int64_t), const Job& job, int64_t chunks, int64_t work) {
-    const int64_t grain = std::max<int64_t>(1, chunks * 32768 / std::max<int64_t>(1, work));
-    torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t chunk = begin; chunk < end; ++chunk) kernel(job, chunk);
+    const int64_t workers = std::min({int64_t(torch::stable::get_num_threads()), chunks, work / 32768 + 1});
+    std::atomic<int64_t> next{0};
+    Team::run(workers, [&](int64_t) {
+        for (int64_t chunk = next++; chunk < chunks; chunk = next++) kernel(job, chunk);
     });
 }
 
@@ -99,8 +103,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> affinity_maps(const std::optional<Ten
     job.count = teacher ? 2 : 1;
     if (teacher) job.sources[1] = feature_map(*teacher, teacher_pool, "teacher");
     const int64_t C = teacher ? std::max(student.size(1), teacher->size(1)) : student.size(1), K = job.count * C;
-    // Partial Gram matrices take at most 1 MiB an image, or four of them.
-    job.grid = grid_of(student, student_pool, gram ? std::clamp<int64_t>((1 << 17) / (K * K + 1), 4, 64) : 64);
+    // Partial Gram matrices take at most 1 MiB an image, or are one.
+    job.grid = grid_of(student, student_pool, gram ? std::clamp<int64_t>((1 << 17) / (K * K + 1), 1, 64) : 64);
     const int64_t B = job.grid.images, N = job.grid.positions();
     STD_TORCH_CHECK(!gram || teacher, "a Gram matrix is of a pair: teacher expected");
     STD_TORCH_CHECK(!teacher || (teacher->size(0) == B && teacher->size(2) / teacher_pool == job.grid.rows &&

@@ -18,8 +18,11 @@ parser.add_argument("output_dir")
 parser.add_argument("--memory", default="1GiB", help="bound on everything a picture needs (default 1GiB)")
 arguments = parser.parse_args()
 
-options = Options(memory=arguments.memory)
-jobs = plan_jobs([arguments.input_dir], arguments.output_dir, options=options)
+try:
+    options = Options(memory=arguments.memory)
+    jobs = plan_jobs([arguments.input_dir], arguments.output_dir, options=options)
+except ValueError as error:
+    parser.error(str(error))
 start, failed = time.perf_counter(), 0
 for outcome in dehaze_files(jobs, Dehazer(), options):
     now = time.perf_counter()

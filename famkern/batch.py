@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from . import images
 from .dehazer import Dehazer
@@ -61,7 +60,13 @@ class Job:
 
     source: Path
     target: Path
+    compare: Path | None = None  # where before | after goes
     problem: str | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files that it writes."""
+        return [self.target] if self.compare is None else [self.target, self.compare]
 
 
 @dataclass(frozen=True)
@@ -93,32 +98,44 @@ def plan_jobs(
         ValueError: if `output` cannot be what these inputs need: one file for many, or a folder that is a file.
     """
     options = options or Options()
+    if any(os.fspath(name) == "" for name in (*inputs, output)):
+        raise ValueError("an empty name is neither an input nor an output")
     out = Path(output)
-    found = [item for entry in inputs for item in _expand(Path(entry), recursive, out)]
-    single = len(inputs) == 1 and len(found) == 1 and not Path(inputs[0]).is_dir()
-    names_a_file = out.suffix.lower() in images.SUFFIXES and not out.is_dir()
+    found = [item for entry in inputs for item in _expand(Path(entry), recursive, out, alone=len(inputs) == 1)]
+    single = len(inputs) == 1 and len(found) == 1 and not os.path.isdir(inputs[0])
+    names_a_file = out.suffix.lower() in images.SUFFIXES and not os.path.isdir(out)
     if names_a_file and not single:
         raise ValueError(f"{out}: with more than one input file the output is a folder, not a picture")
-    if not names_a_file and out.exists() and not out.is_dir():
+    if not names_a_file and os.path.exists(out) and not os.path.isdir(out):
         raise ValueError(f"{out}: the output is a folder (or, for one input file, a picture), but this is another file")
-    sources = {job.source.resolve() for job, _ in found}
-    taken: dict[Path, Path] = {}
+
+    def name(source: Path, folder: Path) -> Path:
+        return out if names_a_file else out / folder / _output_name(source, options)
+
+    # In a folder that is input and output at once, what an earlier run wrote for another file there is no input.
+    written = {
+        os.path.realpath(name(item.path, item.folder)) for item in found if options.suffix and not item.named_by_user
+    }
+    found = [item for item in found if item.named_by_user or os.path.realpath(item.path) not in written]
+    sources = {os.path.realpath(item.path) for item in found if not item.problem}
+    taken: dict[str, Path] = {}
     jobs = []
-    for job, folder in found:
-        if job.problem is not None:
-            jobs.append(job)
+    for item in found:
+        if item.problem:
+            jobs.append(Job(item.path, item.path, problem=item.problem))
             continue
-        target = out if names_a_file else out / folder / _output_name(job.source, options)
-        resolved = target.resolve()
+        target = name(item.path, item.folder)
+        compare = target.with_name(f"{target.stem}-compare.jpg") if options.compare else None
         problem = None
-        if resolved in sources:
-            same = resolved == job.source.resolve()
-            what = "itself" if same else "another input"
-            problem = f"{job.source}: the output {target} is {what}; choose another folder or --suffix"
-        elif resolved in taken:
-            problem = f"{job.source}: the output {target} is already that of {taken[resolved]}; use separate folders"
-        taken.setdefault(resolved, job.source)
-        jobs.append(Job(job.source, target, problem))
+        for path in filter(None, (target, compare)):
+            real = os.path.realpath(path)
+            if real in sources:
+                what = "itself" if real == os.path.realpath(item.path) else "another input"
+                problem = f"{item.path}: the output {path} is {what}; choose another folder or --suffix"
+            elif real in taken:
+                problem = f"{item.path}: the output {path} is already that of {taken[real]}; use separate folders"
+            taken.setdefault(real, item.path)
+        jobs.append(Job(item.path, target, compare, problem))
     return jobs
 
 
@@ -143,14 +160,14 @@ def dehaze_files(
     for job in jobs:
         if job.problem is not None:
             yield Outcome(job, problem=job.problem)
-        elif job.target.exists() and not options.overwrite:
+        elif all(map(os.path.exists, job.outputs)) and not options.overwrite:
             yield Outcome(job, skipped=True)
         else:
             try:
                 _dehaze_file(job, dehazer, options, progress)
             except images.ImageError as error:  # names its file
                 yield Outcome(job, problem=str(error))
-            except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:  # PyTorch out of memory: RuntimeError
                 reason = " ".join(str(error).split()) or type(error).__name__
                 yield Outcome(job, problem=f"{job.source}: {reason}")
             else:
@@ -160,31 +177,36 @@ def dehaze_files(
 def _dehaze_file(job: Job, dehazer: Dehazer, options: Options, progress: Callable[[Job, float], None] | None) -> None:
     header = images.header(job.source, max_pixels=options.max_pixels)
     format = images.SUFFIXES[job.target.suffix.lower()]
-    bound = None if options.memory is None else parse_bytes(options.memory)
-    if bound is not None:
-        dehazer = dehazer.limited(max(1, bound - _held_bytes(header)))
-        least = max(header.read_bytes, _held_bytes(header) + header.write_bytes(format))
+    if options.memory is not None:
+        bound, held = parse_bytes(options.memory), _held_bytes(header)
+        network = dehazer.least_memory(header.height, header.width) if dehazer.strength else 0
+        comparison = _comparison_bytes(header) if job.compare else 0
+        least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison))
         if least > bound:
-            raise MemoryBoundError("reading and writing it", least, bound)
-    picture = images.read(job.source, max_pixels=options.max_pixels)
-    try:
-        pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)))
-    except MemoryBoundError as error:
-        if bound is None:
-            raise
-        raise MemoryBoundError(error.what, error.least + _held_bytes(header), bound) from None
+            raise MemoryBoundError(f"a picture of {header.width} x {header.height} pixels in a file", least, bound)
+        dehazer = dehazer.limited(bound - held)
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    picture = images.read(job.source, max_pixels=options.max_pixels)
+    pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)))
     result = replace(picture, pixels=pixels)
-    if options.compare:
-        beside = images.side_by_side(picture, result)
-        images.write(job.target.with_name(f"{job.target.stem}-compare.jpg"), beside, format="JPEG")
-    images.write(job.target, result, format=format, quality=options.quality)
+    if options.overwrite or not job.target.exists():
+        images.write(job.target, result, format=format, quality=options.quality)
+    if job.compare and (options.overwrite or not job.compare.exists()):
+        images.write(job.compare, images.side_by_side(picture, result), format="JPEG")
 
 
 def _held_bytes(header: images.Header) -> int:
     """Bytes of the picture before and after, which are there while the network runs."""
     pixels = header.width * header.height * np.dtype(header.dtype).itemsize
     return pixels * (3 + 3 + (1 if header.channels in (2, 4) else 0))
+
+
+def _comparison_bytes(header: images.Header) -> int:
+    """Bytes that making and writing the comparison needs beside the two pictures."""
+    side = images.LONG_SIDE
+    width, height = min(2 * header.width, side), min(header.height, side)
+    beside = replace(header, width=width, height=height, channels=3, dtype=np.dtype(np.uint8))
+    return 2 * 3 * width * height + beside.write_bytes("JPEG")
 
 
 def _output_name(source: Path, options: Options) -> str:
@@ -195,28 +217,50 @@ def _output_name(source: Path, options: Options) -> str:
     return f"{source.stem}{options.suffix}{extension}"
 
 
-def _expand(entry: Path, recursive: bool, output: Path) -> Iterator[tuple[Job, Path]]:
-    """The files that one input stands for, each with its folder relative to that input."""
-    if entry.is_dir():
+@dataclass(frozen=True)
+class _Found:
+    """A file that an input stands for."""
+
+    path: Path
+    folder: Path = Path()  # relative to the input, repeated under the output
+    named_by_user: bool = True  # itself, not a folder that it lies in or a pattern that it matches
+    problem: str | None = None
+
+
+def _expand(entry: Path, recursive: bool, output: Path, alone: bool) -> Iterator[_Found]:
+    """The files that one input stands for. `alone`: it is the only one.
+
+    What lies in the output folder is an earlier run's, not an input, unless the user names a file there or gives that
+    folder as the only input.
+    """
+    if os.path.isdir(entry):
+        inside = os.path.realpath(output)
+        if os.path.realpath(entry) == inside and not alone:
+            return
         files = sorted(
             path
             for path in (entry.rglob("*") if recursive else entry.iterdir())
             if path.suffix.lower() in images.SUFFIXES
             and path.is_file()
-            # Outputs of an earlier run are no inputs, where the output folder lies inside the input folder.
-            and (output.resolve() == entry.resolve() or output.resolve() not in path.resolve().parents)
+            and (os.path.realpath(entry) == inside or not _lies_in(path, inside))
         )
         if not files:
-            yield Job(entry, entry, f"{entry}: no images in this folder ({', '.join(images.SUFFIXES)})"), Path()
+            suffixes = ", ".join(images.SUFFIXES)
+            yield _Found(entry, problem=f"{entry}: no images in this folder ({suffixes})")
         for path in files:
-            yield Job(path, path), path.parent.relative_to(entry)
-    elif not entry.exists() and glob.has_magic(str(entry)):
+            yield _Found(path, path.parent.relative_to(entry), named_by_user=False)
+    elif not os.path.exists(entry) and glob.has_magic(str(entry)):
         matches = sorted(Path(name) for name in glob.glob(str(entry), recursive=recursive))
         if not matches:
-            yield Job(entry, entry, f"{entry}: no file matches this pattern"), Path()
+            yield _Found(entry, problem=f"{entry}: no file matches this pattern")
         for path in matches:
-            yield from _expand(path, recursive, output)
-    elif not entry.exists():
-        yield Job(entry, entry, f"{entry}: no such file or folder"), Path()
+            if not _lies_in(path, os.path.realpath(output)):
+                yield from (replace(item, named_by_user=False) for item in _expand(path, recursive, output, False))
+    elif not os.path.exists(entry):
+        yield _Found(entry, problem=f"{entry}: no such file or folder")
     else:
-        yield Job(entry, entry), Path()
+        yield _Found(entry)
+
+
+def _lies_in(path: Path, folder: str) -> bool:
+    return os.path.realpath(path).startswith(folder.rstrip(os.sep) + os.sep)

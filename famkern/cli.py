@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -32,7 +34,7 @@ Format = Enum("Format", {name: name for name in batch.FORMATS}, type=str)  # typ
 ModelOption = Annotated[str, typer.Option(help="A name listed by `famkern info`, or a .safetensors, .pth or .pk file.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: CUDA if present.")]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="Precision of maps: float32, float16, bfloat16. Default: by device.")
+    str | None, typer.Option(help="Precision of maps: float32, float16, bfloat16, float64. Default: by device.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: PyTorch's setting.")]
 
@@ -41,7 +43,7 @@ ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: P
 def dehaze(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, folders or patterns.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT", help="A folder; or a file, for one input file.")
+        str, typer.Option("-o", "--output", metavar="OUT", help="A folder; or a file, for one input file.")
     ],
     model: ModelOption = "student",
     strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="0: unchanged, 1: full effect.")] = 1.0,
@@ -59,7 +61,8 @@ def dehaze(
 ) -> None:
     """Remove haze from pictures: JPEG, PNG, WebP, TIFF, BMP, of any size.
 
-    Exit code 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage.
+    Exit code 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage, 130 after Ctrl-C. Maps that
+    do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set.
     """
     _log_to_terminal()
     options_format = format.value if format else None
@@ -69,7 +72,7 @@ def dehaze(
         dehazer = Dehazer(model, strength=strength, device=device, dtype=dtype, threads=threads)
     except models.WeightsError as error:
         _fail(str(error), code=1)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         _fail(str(error), code=2)
     failed = done = skipped = 0
     with _progress_bar(len(jobs)) as bar:
@@ -105,19 +108,25 @@ def info() -> None:
 
     from .ops.library import instruction_set, why_not_compiled
 
-    table = Table.grid(padding=(0, 2))
-    table.add_row("famkern", __version__)
-    table.add_row("Python", platform.python_version())
-    table.add_row("PyTorch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
-    table.add_row("CPU kernels", _describe_cpu_kernels(instruction_set(), why_not_compiled()))
+    def show(name: str, value: str) -> None:
+        print(f"{name:<12} {value}")
+
+    try:
+        kernels = _describe_cpu_kernels(instruction_set(), why_not_compiled())
+    except ValueError as error:
+        _fail(str(error), code=2)
+    show("famkern", __version__)
+    show("Python", platform.python_version())
+    show("PyTorch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+    show("CPU kernels", kernels)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            table.add_row(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, PyTorch's operators")
+            show(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, PyTorch's operators")
     else:
-        table.add_row("CUDA", "no device found by PyTorch")
+        show("CUDA", "no device found by PyTorch")
     for name in models.available():
-        table.add_row("weights", f"{models.zoo.summary(name)}\nsha256 {models.zoo.checksums()[name]}")
-    out.print(table, highlight=False, soft_wrap=True)
+        show("weights", models.zoo.summary(name))
+        show("", f"sha256 {models.zoo.checksums()[name]}")
 
 
 @app.command()
@@ -136,24 +145,32 @@ def evaluate(
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is missing: pip install 'famkern[training]'", code=2)
     try:
-        pairs = evaluation.find_pairs(folder)
         dehazer = Dehazer(model, device=device, dtype=dtype, threads=threads)
+    except models.WeightsError as error:
+        _fail(str(error), code=1)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        _fail(str(error), code=2)
+    try:
+        pairs = evaluation.find_pairs(folder)
         scores = []
         with _progress_bar(len(pairs)) as bar:
             task = bar.add_task("", total=len(pairs), name="")
             for score in evaluation.evaluate(dehazer, pairs):
                 scores.append(score)
                 bar.update(task, advance=1, name=escape(score.hazy.name))
-        if csv is not None:
-            evaluation.write_csv(csv, scores)
     except (ValueError, OSError) as error:
         _fail(str(error), code=1)
     table = Table("", "PSNR", "SSIM", box=None, padding=(0, 2))
     mean = evaluation.mean(scores)
     table.add_row("hazy input", f"{mean.hazy_psnr:.2f} dB", f"{mean.hazy_ssim:.4f}")
-    table.add_row(model, f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
+    table.add_row(escape(model), f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
     out.print(table, highlight=False)
     out.print(f"{len(scores)} pairs; {evaluation.RULES}", highlight=False, soft_wrap=True)
+    if csv is not None:
+        try:
+            evaluation.write_csv(csv, scores)
+        except OSError as error:
+            _fail(f"{csv}: {error.strerror}", code=1)
 
 
 def _describe_cpu_kernels(isa: str, reason: str | None) -> str:
@@ -189,6 +206,7 @@ def _log_to_terminal() -> None:
             _complain(record.getMessage())
 
     logging.getLogger("famkern").handlers = [Handler()]
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of a damaged file, our own line says
 
 
 def _complain(line: str) -> None:
@@ -202,6 +220,9 @@ def _fail(line: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line."""
+    # As exceptions, so that whoever stops us finds no half-written file.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     app()
 
 

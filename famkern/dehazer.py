@@ -21,6 +21,7 @@ from .ops import route
 T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
 MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MAX_THREADS = 1024
 PIL_MODES = ("RGB", "RGBA", "L", "LA")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
 
@@ -55,10 +56,12 @@ class Dehazer:
         memory: int | str | None = None,
         threads: int | None = None,
     ) -> None:
-        if not 0 <= strength <= 1:
-            raise ValueError(f"strength is a number from 0 to 1, not {strength}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads is a number of 1 or more, not {threads}")
+        if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+            raise ValueError(f"strength is a number from 0 to 1, not {strength!r}")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+            raise ValueError(f"threads is a whole number from 1 to {MAX_THREADS}, not {threads!r}")
+        if not isinstance(model, (str, os.PathLike, nn.Module)) or model == "":
+            raise TypeError(f"model is a name, a path or a network of the student family, not {model!r}")
         self.strength = float(strength)
         self.device = _parse_device(device)
         self.dtype = _parse_dtype(dtype)
@@ -66,7 +69,8 @@ class Dehazer:
         self.threads = threads
         network = model if isinstance(model, nn.Module) else models.load(model)
         if not isinstance(network, models.Student):
-            raise TypeError(f"model is a network of the student family, not a {type(network).__name__}")
+            what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
+            raise TypeError(f"model is a network of the student family, not a {what}")
         self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
@@ -103,6 +107,13 @@ class Dehazer:
         other.memory = None if memory is None else engine.parse_bytes(memory)
         return other
 
+    def least_memory(self, height: int, width: int) -> int:
+        """The least bound on memory, in bytes, with which a picture of this size can be dehazed, on the default device."""
+        try:
+            return self._plan(height, width, self._default_device(), memory=1).need
+        except engine.MemoryBoundError as error:
+            return error.least
+
     def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None) -> Tensor:
         if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
             raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
@@ -135,11 +146,19 @@ class Dehazer:
         if 0 in image.size:
             raise ValueError(f"a PIL image has at least one pixel, not {image.width} x {image.height}")
         grey = image.mode in ("L", "LA")
-        pixels = self._dehaze_array(np.asarray(image.convert("RGB")), progress)
+        # A PIL image gives its pixels as a copy: before, after, and while it becomes an image again.
+        copies = 10 * image.width * image.height
+        dehazer = self if self.memory is None else self.limited(max(1, self.memory - copies))
+        try:
+            pixels = dehazer._dehaze_array(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), progress)
+        except engine.MemoryBoundError as error:
+            raise engine.MemoryBoundError(error.what, error.least + copies, error.bound + copies) from None
         if grey:
-            result = Image.fromarray(np.rint(pixels @ LUMA).astype(np.uint8))
-        else:
-            result = Image.fromarray(pixels)
+            luma = np.empty(pixels.shape[:2], dtype=np.uint8)
+            for before, after in zip(pixels, luma, strict=True):  # row by row: the products are floats
+                after[:] = np.rint(before @ LUMA)
+            pixels = luma
+        result = Image.fromarray(pixels)
         if image.mode in ("RGBA", "LA"):
             result.putalpha(image.getchannel("A"))
         result.info = dict(image.info)
@@ -163,30 +182,37 @@ class Dehazer:
             if progress:
                 progress(1.0)
             return
-        dtype = self.dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-        compute = torch.float64 if dtype == torch.float64 else torch.float32
+        _, compute = self._precision(device)
 
         def finish(start: int, stop: int, band: Tensor) -> None:
             if self.strength < 1:
                 band = torch.lerp(source.read(start, stop, compute, device), band, self.strength)
             sink.write(start, stop, band)
 
-        with torch.inference_mode(), _threads(self.threads), _full_precision(device):
-            line = self._line(compute, device)
-            way = route.choose(device, self._numbers["channels"], compute)
-            plan = engine.make_plan(
-                line,
-                source.height,
-                source.width,
-                self._numbers["channels"],
-                dtype=dtype,
-                tile=way.tile,
-                memory=self.memory,
-                available=_available(device),
-                band_pixels=way.band_pixels,
-                workspace=way.workspace_bytes,
-            )
-            engine.run(line, plan, source, finish, device, progress)
+        with torch.inference_mode(), _threads(self.threads), _full_precision(device), _no_autocast(device):
+            plan = self._plan(source.height, source.width, device, self.memory)
+            engine.run(self._line(compute, device), plan, source, finish, device, progress)
+
+    def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+        """Of the maps, and of the arithmetic."""
+        dtype = self.dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+        return dtype, torch.float64 if dtype == torch.float64 else torch.float32
+
+    def _plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
+        dtype, compute = self._precision(device)
+        way = route.choose(device, self._numbers["channels"], compute)
+        return engine.make_plan(
+            self._line(compute, device),
+            height,
+            width,
+            self._numbers["channels"],
+            dtype=dtype,
+            tile=way.tile,
+            memory=memory,
+            available=_available(device),
+            band_pixels=way.band_pixels,
+            workspace=way.workspace_bytes,
+        )
 
     def _line(self, dtype: torch.dtype, device: torch.device) -> list[engine.Stage]:
         """The network for this precision and device; made at the first use."""
@@ -261,6 +287,11 @@ def _threads(count: int | None) -> Iterator[None]:
     finally:
         if count is not None:
             torch.set_num_threads(before)
+
+
+def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The precision is the caller's choice of dtype, also inside torch.autocast."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:

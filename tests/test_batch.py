@@ -190,6 +190,80 @@ def test_a_floating_point_picture_out_of_range_is_one_line(tmp_path, dehazer):
     assert not (tmp_path / "out").exists() or not names(tmp_path / "out")
 
 
+def test_a_comparison_never_replaces_an_input_or_an_existing_file(tmp_path, dehazer):
+    source = picture(tmp_path / "b-compare.jpg")
+    before = source.read_bytes()
+    assert "is itself" in run([source], tmp_path / "b.jpg", dehazer, compare=True)[0]
+    assert source.read_bytes() == before
+    other = picture(tmp_path / "c.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/c-compare.jpg").write_text("mine")
+    assert run([other], tmp_path / "out", dehazer, compare=True) == ["done"]
+    assert (tmp_path / "out/c-compare.jpg").read_text() == "mine"
+    assert names(tmp_path / "out") == ["c-compare.jpg", "c.png"]
+
+
+def test_a_comparison_is_made_up_for(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png")
+    assert run([source], tmp_path / "out", dehazer) == ["done"]
+    stamp = (tmp_path / "out/a.png").stat().st_mtime_ns
+    assert run([source], tmp_path / "out", dehazer, compare=True) == ["done"]
+    assert names(tmp_path / "out") == ["a-compare.jpg", "a.png"]
+    assert (tmp_path / "out/a.png").stat().st_mtime_ns == stamp
+
+
+def test_a_second_run_finds_its_outputs_and_does_nothing(tmp_path, dehazer):
+    picture(tmp_path / "g/a.png")
+    picture(tmp_path / "g/b.png")
+    for _ in range(2):  # as the shell expands g/*: the second time with g/out
+        seen = run(sorted((tmp_path / "g").iterdir()), tmp_path / "g/out", dehazer)
+        assert set(seen) == {"done"} if _ == 0 else {"skipped"}
+    assert set(run([tmp_path / "g/**/*.png"], tmp_path / "g/out", dehazer, recursive=True)) == {"skipped"}
+    assert names(tmp_path / "g") == ["a.png", "b.png", "out/a.png", "out/b.png"]
+    picture(tmp_path / "e/a.png")
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == ["done"]
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == ["skipped"]
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear", overwrite=True) == ["done"]
+    assert names(tmp_path / "e") == ["a-clear.png", "a.png"]
+
+
+def test_odd_names_are_one_line_and_the_others_are_done(tmp_path, dehazer):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    inputs = [tmp_path / ("x" * 300 + ".png"), tmp_path / "loop.png", picture(tmp_path / "a.png")]
+    *failed, done = run(inputs, tmp_path / "out", dehazer)
+    assert done == "done"
+    assert all("\n" not in line and "no such file" in line for line in failed)
+
+
+@pytest.mark.parametrize(("inputs", "output"), [([""], "out"), (["a.png"], "")])
+def test_an_empty_name_is_wrong_usage(inputs, output):
+    with pytest.raises(ValueError, match="an empty name"):
+        plan_jobs(inputs, output)
+
+
+def test_running_out_of_memory_is_one_line_and_the_others_are_done(tmp_path, dehazer, monkeypatch):
+    jobs = plan_jobs([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
+    call = type(dehazer).__call__
+
+    def fail_once(self, image, **options):
+        monkeypatch.setattr(type(dehazer), "__call__", call)
+        torch.empty(10**15)
+
+    monkeypatch.setattr(type(dehazer), "__call__", fail_once)
+    first, second = dehaze_files(jobs, dehazer)
+    assert first.problem.startswith(f"{jobs[0].source}: ")
+    assert "\n" not in first.problem
+    assert second.done
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_the_least_bound_that_an_error_states_is_enough(tmp_path, dehazer, compare):
+    source = picture(tmp_path / "wide.png", (6000, 20))
+    (line,) = run([source], tmp_path / "out", dehazer, memory="1MiB", compare=compare)
+    least = int(line.split("at least ")[1].split()[0])
+    assert run([source], tmp_path / "out", dehazer, memory=least, compare=compare) == ["done"]
+
+
 def test_progress_names_the_job(tmp_path, dehazer):
     jobs = plan_jobs([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
     seen = []

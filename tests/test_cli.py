@@ -91,6 +91,41 @@ def test_a_wrong_checkpoint_gives_1_and_one_line(picture, tmp_path):
     assert "tensors of a student" in result.stderr
 
 
+def test_weights_of_a_teacher_get_one_line(picture, tmp_path):
+    from famkern.models import Teacher
+
+    torch.save(Teacher().state_dict(), tmp_path / "teacher.pth")
+    result = famkern("dehaze", picture, "-o", tmp_path / "out", "--model", tmp_path / "teacher.pth")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "not a Teacher" in result.stderr
+
+
+def test_an_unknown_instruction_set_gets_one_line(picture, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAMKERN_CPU_ISA", "bogus")
+    if without_notice(famkern("info").stdout).count("not built"):
+        pytest.skip("needs compiled kernels")
+    for arguments in (["info"], ["dehaze", picture, "-o", tmp_path / "out"]):
+        result = famkern(*arguments)
+        assert result.returncode in (1, 2)
+        assert len(result.stderr.splitlines()) == 1
+        assert "FAMKERN_CPU_ISA=bogus" in result.stderr
+
+
+def test_being_terminated_leaves_nothing_half_written(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
+    command = [*FAMKERN, "dehaze", str(tmp_path / "large.png"), "-o", str(tmp_path / "out"), "--strength", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out").exists() or not os.listdir(tmp_path / "out"):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode in (0, 143)
+    assert os.listdir(tmp_path / "out") in ([], ["large.png"])
+
+
 def test_a_spill_is_announced(picture, tmp_path):
     Image.new("RGB", (1500, 1000)).save(tmp_path / "large.png")
     result = famkern("dehaze", tmp_path / "large.png", "-o", tmp_path / "out", "--memory", "128MiB")

@@ -20,9 +20,10 @@ def parse_bytes(size: int | str) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", size.upper())
         if match is None or match[2] == "I":
             raise ValueError(f'a memory bound is a number of bytes or a size such as "1GiB" or "500MB", not {size!r}')
-        size = int(float(match[1]) * _UNITS[match[2]])
-    if size <= 0:
-        raise ValueError(f"a memory bound is a positive number of bytes, not {size}")
+        value = float(match[1]) * _UNITS[match[2]]
+        size = int(value) if value < 1 << 62 else 1 << 62
+    if not isinstance(size, int) or not 0 < size < 1 << 62:
+        raise ValueError(f"a memory bound is a positive number of bytes, not {size!r}")
     return size
 
 

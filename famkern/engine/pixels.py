@@ -17,6 +17,9 @@ class Pixels:
     """One RGB picture as a torch tensor or NumPy array (H, W, 3): uint8, uint16 or floating point in [0, 1]."""
 
     def __init__(self, array: Tensor | np.ndarray) -> None:
+        if isinstance(array, Tensor) and array.device.type == "cpu" and array.dtype != torch.bfloat16:
+            # NumPy converts with one thread. PyTorch's would spin for milliseconds afterwards, on the kernels' cores.
+            array = array.numpy()
         self.array = array
         self.height, self.width = int(array.shape[0]), int(array.shape[1])
         dtype = array.dtype.newbyteorder("=") if isinstance(array, np.ndarray) else array.dtype
@@ -26,19 +29,21 @@ class Pixels:
         """Rows start..stop as a contiguous (1, rows, W, 3) tensor with values in [0, 1]."""
         band = self.array[start:stop]
         if isinstance(band, np.ndarray):  # copied, since it may be read-only, byte-swapped or of negative strides
-            band = torch.from_numpy(band.astype(np.float64 if dtype == torch.float64 else np.float32))
+            band = band.astype(np.float64 if dtype == torch.float64 else np.float32, order="C")
+            if self.full_scale:
+                band /= self.full_scale
+            return torch.from_numpy(band)[None].to(device)
         band = band.to(device=device, dtype=dtype).contiguous()[None]
         return band / self.full_scale if self.full_scale else band
 
     def write(self, start: int, stop: int, band: Tensor) -> None:
         """Store (1, rows, W, 3) with values in [0, 1] as rows start..stop; integers are rounded half to even."""
-        band = band[0]
-        if self.full_scale:
-            band = (band * self.full_scale).round_()
         if isinstance(self.array, np.ndarray):
-            self.array[start:stop] = band.cpu().numpy()
+            numbers = band[0].cpu().numpy()
+            self.array[start:stop] = np.rint(numbers * self.full_scale) if self.full_scale else numbers
         else:
-            self.array[start:stop].copy_(band)
+            values = (band[0] * self.full_scale).round_() if self.full_scale else band[0]
+            self.array[start:stop].copy_(values)
 
     def check(self) -> None:
         """Refuse what would spoil the whole result, since one NaN reaches every pixel through the global means.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +30,9 @@ def run(
         finish: called with (start, stop, band) for each band of the result, (1, rows, W, 3) in [0, 1].
         device: where the line's weights are.
         progress: called with the finished fraction, 0 < fraction <= 1, after each band.
+
+    Raises:
+        ValueError: if the maps' values exceed the range of their dtype.
     """
     compute = line[0].weights[0].dtype
     origins: dict[str, int] = {}
@@ -40,8 +42,7 @@ def run(
 
         def read(name: str, start: int, stop: int) -> Tensor:
             if name == IMAGE:
-                with one_thread():
-                    return image.read(start, stop, compute, device)
+                return image.read(start, stop, compute, device)
             return storage.read(name, origins[name], start, stop)
 
         def target(name: str, start: int, stop: int) -> Tensor:
@@ -51,8 +52,7 @@ def run(
 
         def store(name: str, start: int, stop: int, band: Tensor) -> None:
             if name == OUTPUT:
-                with one_thread():
-                    finish(start, stop, band)
+                finish(start, stop, band)
             else:
                 storage.store(name, origins[name], start, stop, band)
 
@@ -77,17 +77,11 @@ def run(
                     progress(done / total)
             pixels = plan.height * plan.width
             means |= {name: _sum_rows(s) / pixels for name, s in zip(stage.sums, sums, strict=True)}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Convert pixels with one thread: PyTorch's would spin for milliseconds afterwards, on the kernels' cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+            if not all(bool(means[name].isfinite().all()) for name in stage.sums):
+                raise ValueError(
+                    f"the network's maps overflow {str(plan.dtype).removeprefix('torch.')} on this picture; "
+                    "use dtype bfloat16 or float32"
+                )
 
 
 def _sum_rows(sums: Tensor) -> Tensor:

@@ -6,12 +6,13 @@
 Depth, transparency, colour profile, EXIF and other metadata go along; see `Picture`, `read` and `write`.
 """
 
-from .compare import side_by_side
+from .compare import LONG_SIDE, side_by_side
 from .picture import MAX_PIXELS, SUFFIXES, ImageError, Metadata, Picture
 from .reading import Header, header, read
 from .writing import write
 
 __all__ = [
+    "LONG_SIDE",
     "MAX_PIXELS",
     "SUFFIXES",
     "Header",

@@ -133,6 +133,12 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Student | Teacher:
                 f"{source}: {name} of {what} has the shape {tuple(expected[name].shape)}, "
                 f"the file's has {tuple(tensors[name].shape)}"
             )
+        if name.endswith("num_batches_tracked"):
+            continue
+        if tensors[name].layout != torch.strided or tensors[name].is_meta or not tensors[name].is_floating_point():
+            raise WeightsError(f"{source}: {name} is not a dense floating-point tensor")
+        if not bool(tensors[name].isfinite().all()):
+            raise WeightsError(f"{source}: {name} holds NaN or infinity: this training diverged")
     network.load_state_dict(tensors)
     return network.eval()  # type: ignore[return-value]
 
@@ -149,4 +155,7 @@ def _reason(error: Exception) -> str:
     """What PyTorch or safetensors found wrong, on one line."""
     text = str(error)
     match = re.search(r"WeightsUnpickler error: (.*)", text) or re.search(r"(.+?)(?:[.:]\s|$)", text)
-    return match[1].strip() if match else type(error).__name__
+    reason = match[1].strip() if match else ""
+    if "add_safe_globals" in reason:
+        return "it holds a pickled object; save the state_dict() of the network instead"
+    return reason if len(reason) > 3 else "no format of checkpoints that famkern knows"

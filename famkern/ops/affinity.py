@@ -54,7 +54,7 @@ def feature_affinity_loss(
             the image. "rms" makes it independent of the size: the root mean square difference of affinities (divided
             by N sqrt(B)), or with norm="l1" the mean absolute difference (divided by N^2 B).
         normalize: compare cosines: each position's channels divided by their length (FAKD, ICIP 2020).
-        norm: "frobenius", O(N C^2) work, or "l1" (FAKD), O(N^2 C). Both need O(N C) memory beyond the gradients.
+        norm: "frobenius", O(N C^2) work, or "l1" (FAKD), O(N^2 C). Both need O(N C + C^2) memory beyond the gradients.
         process_group: a torch.distributed group whose ranks hold parts of one batch, all with the same pooled grid:
             the norm is then over the whole batch and every rank returns the same loss. Gradients are scaled so that
             averaging them over the ranks, as DistributedDataParallel does, gives the gradient of that loss.
@@ -139,14 +139,15 @@ def affinity_matrix(features: Tensor, *, pool: int = 1, normalize: bool = False)
     _check_map("features", features, "pool", pool)
     N = (features.shape[2] // pool) * (features.shape[3] // pool)
     needed = features.shape[0] * N * N * (8 if features.dtype == torch.float64 else 4)
-    available = _available(features.device)
-    if needed > available:
+    available = None if torch.compiler.is_compiling() else _available(features.device)
+    if available is not None and needed > available:
         raise MemoryError(
             f"affinity_matrix: {features.shape[0]} x {N} x {N} entries need {needed} bytes, {available} are available;"
             f" a larger pool than {pool} needs fewer"
         )
     maps, *_ = affinity_maps(None, features, student_pool=pool, normalize=normalize, gram=False)
-    return maps.mT @ maps
+    with torch.autocast(maps.device.type, enabled=False):
+        return maps.mT @ maps
 
 
 def reference(

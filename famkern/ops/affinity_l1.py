@@ -49,6 +49,7 @@ def _tiles(maps: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         yield at, swapped, swapped[:, :, at].mT @ maps / 2  # [B, rows, N]
 
 
+@torch.autocast("cpu", enabled=False)
 def _l1(maps: Tensor) -> Tensor:
     total = maps.new_zeros(maps.shape[0], dtype=torch.float64)
     for _, _, entries in _tiles(maps):
@@ -56,6 +57,7 @@ def _l1(maps: Tensor) -> Tensor:
     return total
 
 
+@torch.autocast("cpu", enabled=False)
 def _l1_backward(maps: Tensor, scale: Tensor) -> Tensor:
     gradient = torch.empty_like(maps)
     for at, swapped, entries in _tiles(maps):

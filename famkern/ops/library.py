@@ -63,11 +63,12 @@ def announce_missing_kernels() -> None:
         logging.getLogger("famkern").warning("running without compiled CPU kernels, slower: %s", _REASON)
 
 
+@functools.cache
 def instruction_set() -> str:
     """Instruction set of the CPU kernels in use: "portable", "avx2", "avx512", or "none" without compiled kernels.
 
     Raises:
-        RuntimeError: FAMKERN_CPU_ISA names an instruction set that does not exist or that this CPU lacks.
+        ValueError: FAMKERN_CPU_ISA names an instruction set that does not exist or that this CPU lacks.
     """
     if _REASON is not None:
         return "none"
@@ -75,5 +76,5 @@ def instruction_set() -> str:
     query.restype = ctypes.c_char_p
     answer = query().decode()
     if answer.startswith("FAMKERN_CPU_ISA"):  # the complaint about its value
-        raise RuntimeError(answer)
+        raise ValueError(answer)
     return answer

@@ -74,6 +74,30 @@ PROBE = """
     print(status("VmHWM") - before - result.nbytes)
 """
 
+PIL_PROBE = """
+    import sys, numpy, torch, famkern
+    from PIL import Image
+
+    def status(key):
+        line = next(line for line in open("/proc/self/status") if line.startswith(key))
+        return int(line.split()[1]) * 1024
+
+    memory, mode = sys.argv[1:]
+    dehazer = famkern.Dehazer(famkern.models.Student(16, 2, 1), memory=memory)
+    shape = (1500, 2000, len(mode)) if len(mode) > 1 else (1500, 2000)
+    image = Image.fromarray(numpy.random.default_rng(0).integers(0, 256, shape, dtype=numpy.uint8))
+    assert image.mode == mode
+    before = status("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")
+    result = dehazer(image)
+    print(status("VmHWM") - before - 4 * 1500 * 2000)  # an RGB image holds 4 bytes a pixel in PIL
+"""
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_pil_image_keeps_to_the_memory_bound_with_all_its_copies(mode):
+    check(PIL_PROBE, "96MiB", mode)
+
 
 @pytest.mark.parametrize(
     ("memory", "dtype", "size"),
@@ -85,7 +109,11 @@ PROBE = """
     ],
 )
 def test_a_run_keeps_to_its_memory_bound(memory, dtype, size):
-    command = [sys.executable, "-c", textwrap.dedent(PROBE), memory, dtype, *map(str, size)]
+    check(PROBE, memory, dtype, *map(str, size))
+
+
+def check(script, memory, *arguments):
+    command = [sys.executable, "-c", textwrap.dedent(script), memory, *arguments]
     probe = subprocess.run(command, capture_output=True, text=True, check=False)
     if "clear_refs" in probe.stderr:
         pytest.skip("this system does not let a process reset its peak of resident memory (/proc/self/clear_refs)")

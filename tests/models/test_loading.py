@@ -97,6 +97,9 @@ def cut(path):
         (lambda p: torch.save({**Student(16, 1, 1).state_dict(), "extra": torch.zeros(1)}, p), "no tensor extra"),
         (lambda p: torch.save(without("post.1.bias"), p), "has a tensor post.1.bias, which the file lacks"),
         (lambda p: torch.save({**Student(16, 1, 1).state_dict(), "post.1.bias": torch.zeros(4)}, p), r"has \(4,\)"),
+        (lambda p: torch.save(Student(16, 1, 1), p), "a pickled object|read as data"),
+        (lambda p: torch.save({**Student(16, 1, 1).state_dict(), "ca.1.bias": torch.tensor([torch.nan])}, p), "NaN"),
+        (lambda p: torch.save({**Student(16, 1, 1).state_dict(), "ca.1.bias": torch.zeros(1).int()}, p), "dense float"),
         (lambda p: torch.save({"pre.0.weight": torch.zeros(10, 3, 3, 3)}, p), "multiple of 16"),
     ],
 )

@@ -274,6 +274,24 @@ def test_it_compiles_as_one_graph(norm, backend) -> None:
     assert max(errors(got, loss_and_gradients(module, teacher, student))) < 1e-6
 
 
+def test_the_matrix_compiles_as_one_graph() -> None:
+    features = torch.rand(2, 3, 16, 24)
+    compiled = torch.compile(lambda f: affinity_matrix(f, pool=4), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(features), affinity_matrix(features, pool=4))
+
+
+def test_autocast_does_not_change_the_precision() -> None:
+    teacher, student = torch.rand(2, 3, 32, 48), torch.rand(2, 3, 16, 24)
+    for function in (
+        lambda: affinity_matrix(student, pool=4),
+        lambda: feature_affinity_loss(teacher, student),
+        lambda: feature_affinity_loss(teacher, student, norm="l1"),
+    ):
+        expected = function()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(function(), expected)
+
+
 @needs_compiled
 @pytest.mark.parametrize("norm", ["frobenius", "l1"])
 @pytest.mark.parametrize("shape", [(1, 3, 230, 310), (2, 70, 40, 52), (3, 5, 300, 4)])
@@ -344,7 +362,7 @@ print(library.instruction_set(), loss.item(), student.grad.norm().item())
 """
     plain, compiled = run_with("none", code), run_with("", code)
     assert plain.stderr.splitlines() == [
-        "famkern runs without its compiled CPU kernels, slower: FAMKERN_CPU_ISA=none leaves them out"
+        "running without compiled CPU kernels, slower: FAMKERN_CPU_ISA=none leaves them out"
     ]
     isa, *values = plain.stdout.split()
     assert isa == "none"
