@@ -8,7 +8,6 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <optional>
 #include <string>
@@ -17,7 +16,6 @@
 
 #include "cpu/affinity.h"
 #include "cpu/dispatch.h"
-#include "cpu/team.h"
 
 namespace famkern {
 
@@ -45,14 +43,13 @@ Type type_of(const Tensor& tensor, const char* name) {
     }
 }
 
-// Runs the chunks of a job on as many threads as torch is set to, unless there is less work than it takes to wake one:
+// Runs the chunks of a job on torch's threads, unless there is less work than it takes to wake one:
 // `work` elements.
 template <class Job>
 void run(void (*kernel)(const Job&, int64_t), const Job& job, int64_t chunks, int64_t work) {
-    const int64_t workers = std::min({int64_t(torch::stable::get_num_threads()), chunks, work / 32768 + 1});
-    std::atomic<int64_t> next{0};
-    Team::run(workers, [&](int64_t) {
-        for (int64_t chunk = next++; chunk < chunks; chunk = next++) kernel(job, chunk);
+    const int64_t grain = std::max<int64_t>(1, chunks * 32768 / std::max<int64_t>(1, work));
+    torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t chunk = begin; chunk < end; ++chunk) kernel(job, chunk);
     });
 }
 
