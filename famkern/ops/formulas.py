@@ -17,7 +17,7 @@ from torch import Tensor
 TILE = 1
 # Maps and pictures that are alive at once in the greediest stage, counting the convolution's own buffers and what the
 # allocator keeps; measured.
-WORKSPACE_MAPS = 12
+WORKSPACE_MAPS = 20
 WORKSPACE_PICTURES = 4
 
 

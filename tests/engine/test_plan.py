@@ -61,5 +61,5 @@ def test_without_a_bound_maps_stay_in_ram_while_they_fit_half_of_what_is_availab
 
 
 def test_a_lower_bound_never_needs_more():
-    needs = [plan_of(1080, 1920, memory << 20).need for memory in (32, 64, 128, 256, 512, 1024, 2048)]
+    needs = [plan_of(1080, 1920, memory << 20).need for memory in (48, 64, 128, 256, 512, 1024, 2048)]
     assert needs == sorted(needs)
