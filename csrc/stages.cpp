@@ -27,8 +27,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// ---- the cut into tasks
-// ----------------------------------------------------------------------------------------------
+// ---- the cut into tasks -------------------------------------------------------------------------------------------
 
 // Blocks of columns whose rings fit an L2 cache; by width and channels alone.
 int64_t column_blocks(int64_t tiles_across, int channels) {
@@ -64,13 +63,13 @@ std::vector<Task> cut(const StageCall& call, int64_t blocks, int64_t threads) {
 
 using Scratch = std::unique_ptr<void, decltype(&std::free)>;
 
+int64_t whole_pages(int64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+
 Scratch allocate(int64_t bytes) {
-    void* data = std::aligned_alloc(4096, (size_t(bytes) + 4095) / 4096 * 4096);
+    void* data = std::aligned_alloc(4096, size_t(whole_pages(bytes)));
     if (data == nullptr) throw std::bad_alloc();
     return {data, &std::free};
 }
-
-int64_t whole_pages(int64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
 
 // The memory that a call works in.
 struct Workspace {
@@ -121,8 +120,7 @@ void run(const StageCall& call) {
             }
 }
 
-// ---- checks
-// ------------------------------------------------------------------------------------------------------------
+// ---- checks -------------------------------------------------------------------------------------------------------
 
 const float* floats(const Tensor& tensor, std::vector<int64_t> shape, const char* name) {
     bool fits = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Float &&
@@ -218,8 +216,7 @@ StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t chan
     return call;
 }
 
-// ---- operators
-// -------------------------------------------------------------------------------------------------------
+// ---- operators ----------------------------------------------------------------------------------------------------
 
 void head_stage(const Tensor& image, const Tensor& mean, const Tensor& std, const Tensor& pre_weight,
                 const Tensor& pre_bias, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,

@@ -12,6 +12,7 @@ double buffering. The student of three groups lives in four buffers.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,9 +25,8 @@ from .memory import format_bytes
 Workspace = Callable[[int, int, int, torch.dtype], int]  # (rows, width, channels, arithmetic) -> bytes
 
 BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
-RESERVE = (
-    16 << 20
-)  # the allocator's slack, libraries' own buffers and their code, which the first run brings into memory
+# The allocator's slack, libraries' own buffers and their code, which the first run brings into memory.
+RESERVE = 16 << 20
 
 
 class MemoryBoundError(ValueError):
@@ -119,10 +119,10 @@ def make_plan(
     bound = memory if memory is not None else available // 2
     preferred = min(band or max(1, band_pixels // width), height)
     for spill in (False, True):
-        for tiles in range(-(-preferred // tile), 0, -1):
-            plan = candidate(tiles, spill)
-            if plan.need <= bound:
-                return plan
+        # How many tiles fit: the need grows with them, so that few of the heights must be tried.
+        tiles = bisect_right(range(1, -(-preferred // tile) + 1), bound, key=lambda n: candidate(n, spill).need)
+        if tiles:
+            return candidate(tiles, spill)
     least = min(candidate(1, spill).need for spill in (False, True))
     raise MemoryBoundError(f"a picture of {width} x {height} pixels", least, bound)
 

@@ -69,7 +69,6 @@ class SpillStorage:
 
     def __init__(self, plan: Plan, device: torch.device, file: int) -> None:
         self.plan, self.device, self.file = plan, device, file
-        self.staging: dict[str, Tensor] = {}
 
     def _offset(self, name: str, row: int) -> int:
         return (self.plan.buffers[name] * self.plan.buffer_rows + row) * self.plan.row_bytes

@@ -34,9 +34,14 @@ class Route:
 
 
 def _compiled_workspace(rows: int, width: int, channels: int, _dtype: torch.dtype) -> int:
+    return _workspace_query()(rows, width, channels, torch.get_num_threads())
+
+
+@functools.cache
+def _workspace_query() -> Callable[[int, int, int, int], int]:
     query = ctypes.CDLL(str(library.COMPILED)).famkern_stage_workspace
     query.argtypes, query.restype = [ctypes.c_int64] * 4, ctypes.c_int64
-    return query(rows, width, channels, torch.get_num_threads())
+    return query
 
 
 # PyTorch computes any row alone, and a few megabytes a map stay in the cache from one of its operators to the next.
