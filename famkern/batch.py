@@ -180,7 +180,7 @@ def _dehaze_file(job: Job, dehazer: Dehazer, options: Options, progress: Callabl
     if options.memory is not None:
         bound, held = parse_bytes(options.memory), _held_bytes(header)
         network = dehazer.least_memory(header.height, header.width) if dehazer.strength else 0
-        comparison = _comparison_bytes(header) if job.compare else 0
+        comparison = images.side_by_side_bytes(header) if job.compare else 0
         least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison))
         if least > bound:
             raise MemoryBoundError(f"a picture of {header.width} x {header.height} pixels in a file", least, bound)
@@ -199,14 +199,6 @@ def _held_bytes(header: images.Header) -> int:
     """Bytes of the picture before and after, which are there while the network runs."""
     pixels = header.width * header.height * np.dtype(header.dtype).itemsize
     return pixels * (3 + 3 + (1 if header.channels in (2, 4) else 0))
-
-
-def _comparison_bytes(header: images.Header) -> int:
-    """Bytes that making and writing the comparison needs beside the two pictures."""
-    side = images.LONG_SIDE
-    width, height = min(2 * header.width, side), min(header.height, side)
-    beside = replace(header, width=width, height=height, channels=3, dtype=np.dtype(np.uint8))
-    return 2 * 3 * width * height + beside.write_bytes("JPEG")
 
 
 def _output_name(source: Path, options: Options) -> str:

@@ -6,6 +6,8 @@ import logging
 import platform
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -66,14 +68,10 @@ def dehaze(
     """
     _log_to_terminal()
     options_format = format.value if format else None
-    try:
+    with _wrong_usage():
         options = batch.Options(overwrite, options_format, quality, suffix, compare, max_pixels, memory)
         jobs = batch.plan_jobs(inputs, output, recursive=recursive, options=options)
         dehazer = Dehazer(model, strength=strength, device=device, dtype=dtype, threads=threads)
-    except models.WeightsError as error:
-        _fail(str(error), code=1)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        _fail(str(error), code=2)
     failed = done = skipped = 0
     with _progress_bar(len(jobs)) as bar:
         task = bar.add_task("", total=len(jobs), name="")
@@ -144,12 +142,8 @@ def evaluate(
         from .training import evaluation
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is missing: pip install 'famkern[training]'", code=2)
-    try:
+    with _wrong_usage():
         dehazer = Dehazer(model, device=device, dtype=dtype, threads=threads)
-    except models.WeightsError as error:
-        _fail(str(error), code=1)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        _fail(str(error), code=2)
     try:
         pairs = evaluation.find_pairs(folder)
         scores = []
@@ -216,6 +210,17 @@ def _complain(line: str) -> None:
 def _fail(line: str, code: int) -> NoReturn:
     _complain(line)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """End with one line: exit code 1 for weights that cannot be used, 2 for arguments."""
+    try:
+        yield
+    except models.WeightsError as error:
+        _fail(str(error), code=1)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        _fail(str(error), code=2)
 
 
 def main() -> None:

@@ -6,13 +6,12 @@
 Depth, transparency, colour profile, EXIF and other metadata go along; see `Picture`, `read` and `write`.
 """
 
-from .compare import LONG_SIDE, side_by_side
+from .compare import side_by_side, side_by_side_bytes
 from .picture import MAX_PIXELS, SUFFIXES, ImageError, Metadata, Picture
 from .reading import Header, header, read
 from .writing import write
 
 __all__ = [
-    "LONG_SIDE",
     "MAX_PIXELS",
     "SUFFIXES",
     "Header",
@@ -22,5 +21,6 @@ __all__ = [
     "header",
     "read",
     "side_by_side",
+    "side_by_side_bytes",
     "write",
 ]

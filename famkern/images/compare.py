@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
 from . import colour
 from .picture import Picture, Samples
+from .reading import Header
 
 LONG_SIDE = 4096
 GAP = 8
@@ -36,6 +39,13 @@ def side_by_side(before: Picture, after: Picture) -> Picture:
         metadata=type(after.metadata)(icc=after.metadata.icc),
         lossless=False,
     )
+
+
+def side_by_side_bytes(header: Header) -> int:
+    """Upper bound, in bytes, of what making and writing this comparison as JPEG needs beside the two pictures."""
+    width, height = min(2 * header.width, LONG_SIDE), min(header.height, LONG_SIDE)
+    beside = replace(header, width=width, height=height, channels=3, dtype=np.dtype(np.uint8))
+    return 2 * 3 * width * height + beside.write_bytes("JPEG")
 
 
 def _scaled(picture: Picture, size: tuple[int, int]) -> Samples:
