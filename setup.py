@@ -165,7 +165,7 @@ setup(
     package_data={"famkern.models": ["weights/*"]},
     ext_modules=[
         Extension("famkern._cpu", ["csrc/cpu/features.cpp"]),
-        Extension("famkern._C", ["csrc/ops.cpp", "csrc/stages.cpp"]),
+        Extension("famkern._C", ["csrc/convolutions.cpp", "csrc/ops.cpp", "csrc/stages.cpp"]),
     ],
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -60,7 +60,8 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
     if library.why_not_compiled() is not None:
         library.announce_missing_kernels()
         return REFERENCE
-    library.instruction_set()  # an error here rather than in the middle of a kernel, if the environment names none
+    if not torch.compiler.is_compiling():
+        library.instruction_set()  # an error here, not in the middle of a kernel, if the environment names none
     if dtype != torch.float32:
         _announce(f"the compiled kernels compute in float32, not {dtype}")
         return REFERENCE
