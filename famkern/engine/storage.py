@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,45 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
+    return torch.frombuffer(_map_memory(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+
+
+def _map_memory(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return memory
+
+
+class Reserve:
+    """The memory of the last run's maps, kept for a next run of the same size.
+
+    The system clears every page that a process gets at first, which takes a tenth of a run. What is kept here it may take
+    back whenever it is short of memory; a run of another size gives it up.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[mmap.mmap] = []
+        self._lock = threading.Lock()
+
+    def take(self, count: int, size: int) -> list[mmap.mmap]:
+        """`count` pieces of `size` bytes."""
+        with self._lock:
+            kept, self._kept = self._kept, []
+        fitting = [memory for memory in kept if len(memory) == size][:count]
+        del kept  # before more is asked for
+        return fitting + [_map_memory(size) for _ in range(count - len(fitting))]
+
+    def keep(self, memories: list[mmap.mmap]) -> None:
+        """Have these for the next run, unless one that ran beside it left some."""
+        with self._lock:
+            if not self._kept:
+                for memory in memories:
+                    memory.madvise(mmap.MADV_FREE)
+                self._kept = memories
+
+
+RESERVE = Reserve()
 
 
 class RamStorage:
@@ -47,7 +82,15 @@ class RamStorage:
         self.plan = plan
         shape = (1, plan.buffer_rows, plan.width, plan.channels)
         count = max(plan.buffers.values()) + 1
-        self.buffers = [allocate(shape, plan.dtype, device) for _ in range(count)]
+        self._memories = RESERVE.take(count, plan.map_bytes // count) if device.type == "cpu" else []
+        self.buffers = [torch.frombuffer(memory, dtype=plan.dtype).view(shape) for memory in self._memories] or [
+            torch.empty(shape, dtype=plan.dtype, device=device) for _ in range(count)
+        ]
+
+    def close(self) -> None:
+        """The maps are no longer needed."""
+        self.buffers = []
+        RESERVE.keep(self._memories)
 
     def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
         """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
@@ -105,14 +148,19 @@ class SpillStorage:
 
 @contextmanager
 def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | SpillStorage]:
-    """The storage that the plan asks for; whatever happens, its memory or disk space is given back.
+    """The storage that the plan asks for; whatever happens, its memory or disk space can be had again.
 
     Raises:
         OSError: if no folder on a real disk has room for the maps, before anything is computed.
     """
     if not plan.spill:
-        yield RamStorage(plan, device)
+        storage = RamStorage(plan, device)
+        try:
+            yield storage
+        finally:
+            storage.close()
         return
+    RESERVE.take(0, 0)
     folder = spill_folder(plan.map_bytes)
     # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
     with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:

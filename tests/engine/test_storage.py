@@ -66,3 +66,18 @@ def test_what_was_stored_is_read_back(real_disk):
         for name, band in bands.items():
             assert torch.equal(maps.read(name, 3, 10, 20), band)
             assert torch.equal(maps.read(name, 0, 15, 21), band[:, 2:8])
+
+
+def test_the_next_run_of_the_same_size_has_the_memory_of_the_last():
+    reserve = storage.Reserve()
+    first = reserve.take(2, 1 << 16)
+    reserve.keep(first)
+    assert reserve.take(2, 1 << 16) == first
+    beside = reserve.take(2, 1 << 16)  # a run beside the first has its own
+    assert not set(map(id, beside)) & set(map(id, first))
+    reserve.keep(first)
+    reserve.keep(beside)
+    assert reserve.take(2, 1 << 16) == first
+    reserve.keep(first)
+    assert not set(map(id, reserve.take(2, 1 << 15))) & set(map(id, first))  # of another size: given up
+    assert not set(map(id, reserve.take(2, 1 << 16))) & set(map(id, first))
