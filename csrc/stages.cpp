@@ -31,7 +31,7 @@ using torch::stable::Tensor;
 
 // Blocks of columns whose rings fit an L2 cache; by width and channels alone.
 int64_t column_blocks(int64_t tiles_across, int channels) {
-    const int64_t most_tiles = std::max(24, 1024 / channels);
+    const int64_t most_tiles = std::max(24, 2048 / channels);
     return (tiles_across + most_tiles - 1) / most_tiles;
 }
 
