@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +21,9 @@ from rich.table import Table
 
 from . import __version__, batch, images, models
 from .dehazer import Dehazer
+
+if TYPE_CHECKING:
+    from .training.run import Task
 
 app = typer.Typer(
     help="Remove haze from photographs of any size.",
@@ -129,21 +133,32 @@ def info() -> None:
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds hazy/ and clear/, named as in RESIDE.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Holds hazy/ and clear/, named as in RESIDE; for a teacher, see below."),
+    ],
     model: ModelOption = "student",
     csv: Annotated[Path | None, typer.Option(help="Write the figures of each pair to this file.")] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input."""
+    """Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.
+
+    Of a teacher, which enlarges pictures instead: PSNR on luma, beside that of bicubic enlargement. FOLDER then holds HR/
+    and LRx2/, or sharp pictures, which are made small.
+    """
     _log_to_terminal()
-    try:
+    with _training_installed():
         from .training import evaluation
-    except ModuleNotFoundError as error:
-        _fail(f"{error.name} is missing: pip install 'famkern[training]'", code=2)
     with _wrong_usage():
-        dehazer = Dehazer(model, device=device, dtype=dtype, threads=threads)
+        network = models.load(model)
+        if isinstance(network, models.Teacher):
+            if csv or device or dtype or threads:
+                raise ValueError("a teacher is evaluated without --csv, --device, --dtype and --threads")
+            _evaluate_teacher(network, model, folder)
+            return
+        dehazer = Dehazer(network, device=device, dtype=dtype, threads=threads)
     try:
         pairs = evaluation.find_pairs(folder)
         scores = []
@@ -165,6 +180,303 @@ def evaluate(
             evaluation.write_csv(csv, scores)
         except OSError as error:
             _fail(f"{csv}: {error.strerror}", code=1)
+
+
+train = typer.Typer(help="Train networks from photographs.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+Preset = Enum("Preset", {name: name for name in ("default", "paper")}, type=str)  # type: ignore[misc]
+Loss = Enum("Loss", {name: name for name in ("l1", "charbonnier", "mse")}, type=str)  # type: ignore[misc]
+Scale = Enum("Scale", {name: name for name in ("paper", "rms")}, type=str)  # type: ignore[misc]
+Precision = Enum(  # type: ignore[misc]
+    "Precision", {name: name for name in ("32-true", "64-true", "16-mixed", "bf16-mixed")}, type=str
+)
+
+FOLDERS = "FOLDER[=WEIGHT][,indoor|outdoor][,sky]"
+FoldersOption = Annotated[list[str] | None, typer.Option(metavar=FOLDERS)]
+RunOption = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run's folder, created.")]
+PresetOption = Annotated[Preset | None, typer.Option(help="What options not given are. [default: default]")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Of the optimiser; the schedules depend on it.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="Crops in a step, over all devices.")]
+CropOption = Annotated[int | None, typer.Option(min=1, help="Their side in pixels; with either, they do not grow.")]
+PhaseOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SIZExBATCH@UNTIL", help="Growing crops: 96x8@0.5, then 256x2@1, of all steps."),
+]
+LrOption = Annotated[float | None, typer.Option(help="Highest learning rate.")]
+LossOption = Annotated[Loss | None, typer.Option(help="Between output and clear picture.")]
+SeedOption = Annotated[int | None, typer.Option(min=0)]
+AverageOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Decay of the moving average of the weights; 0: none.")
+]
+PrecisionOption = Annotated[Precision | None, typer.Option(help="Of the arithmetic, as Lightning names it.")]
+ValEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
+CheckpointEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
+DevicesOption = Annotated[int, typer.Option(min=1, help="How many; each has a process and its part of every batch.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that prepare data; 0: the training process does.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with RUN; options not given are those of its recipe.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")]
+
+
+@train.command("student")
+def train_student(
+    output: RunOption,
+    pairs: Annotated[list[str] | None, typer.Option(metavar=FOLDERS, help="hazy/ and clear/, as in RESIDE.")] = None,
+    solved: Annotated[
+        list[str] | None, typer.Option(metavar=FOLDERS, help="The same; depth is solved, haze is made anew.")
+    ] = None,
+    depth: Annotated[list[str] | None, typer.Option(metavar=FOLDERS, help="rgb/ and depth/.")] = None,
+    photos: Annotated[
+        list[str] | None, typer.Option(metavar=FOLDERS, help="Any photographs, with made-up depth.")
+    ] = None,
+    preset: PresetOption = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    crop: CropOption = None,
+    phase: PhaseOption = None,
+    lr: LrOption = None,
+    loss: LossOption = None,
+    teacher: Annotated[str | None, typer.Option(help='A name or file; "none" for no feature affinity.')] = None,
+    fam_weight: Annotated[float | None, typer.Option(min=0.0, help="Of the feature affinity in the loss.")] = None,
+    fam_scale: Annotated[Scale | None, typer.Option(help="See famkern.feature_affinity_loss.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Width of the student.")] = None,
+    groups: Annotated[int | None, typer.Option(help="Of the student.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="In each group.")] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to start from: a name or file.")] = None,
+    seed: SeedOption = None,
+    average: AverageOption = None,
+    precision: PrecisionOption = None,
+    val: Annotated[Path | None, typer.Option(help="hazy/ and clear/ to validate on.")] = None,
+    val_pairs: Annotated[int | None, typer.Option(min=1, help="At most so many of them, evenly spread.")] = None,
+    val_every: ValEveryOption = 1000,
+    checkpoint_every: CheckpointEveryOption = 500,
+    device: DeviceOption = None,
+    devices: DevicesOption = 1,
+    workers: WorkersOption = 0,
+    threads: ThreadsOption = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Train a dehazing student, with or without a teacher.
+
+    RUN will hold student.safetensors (the averaged weights, for --model), log.csv, curves.png, samples.png, and what
+    --resume needs. Folders may be given many times; each is drawn from in proportion to its WEIGHT.
+    """
+    _log_to_terminal()
+    with _training_installed():
+        from .training import distillation, evaluation, recipe, run
+    with _wrong_usage():
+        given = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
+        folders = tuple(recipe.Folder.parse(kind, text) for kind, texts in given.items() for text in texts or [])
+        chosen = recipe.student(
+            preset and preset.value,
+            run.resumed(output, recipe.StudentRecipe) if resume else None,
+            folders=folders or None,
+            steps=steps,
+            batch=batch,
+            crop=crop,
+            phases=phase,
+            lr=lr,
+            loss=loss and loss.value,
+            teacher=teacher,
+            fam_weight=fam_weight,
+            fam_scale=fam_scale and fam_scale.value,
+            channels=channels,
+            groups=groups,
+            blocks=blocks,
+            init=init,
+            seed=seed,
+            average=average,
+            precision=precision and precision.value,
+        )
+        found = evaluation.find_pairs(val) if val else []
+        task = distillation.Distillation(chosen, run.spread(found, val_pairs or len(found)))
+    _train(
+        task,
+        folder=output,
+        device=device,
+        devices=devices,
+        workers=workers,
+        threads=threads,
+        validate_every=val_every,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+@train.command("teacher")
+def train_teacher(
+    output: RunOption,
+    photos: Annotated[list[str] | None, typer.Option(metavar="FOLDER", help="Sharp photographs.")] = None,
+    preset: PresetOption = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    crop: CropOption = None,
+    phase: PhaseOption = None,
+    lr: LrOption = None,
+    loss: LossOption = None,
+    seed: SeedOption = None,
+    average: AverageOption = None,
+    precision: PrecisionOption = None,
+    val: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="HR/ and LRx2/ to validate on, or sharp pictures.")
+    ] = None,
+    val_every: ValEveryOption = 1000,
+    checkpoint_every: CheckpointEveryOption = 500,
+    device: DeviceOption = None,
+    devices: DevicesOption = 1,
+    workers: WorkersOption = 0,
+    threads: ThreadsOption = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Train a teacher: a x2 super-resolution network, for `famkern train student --teacher RUN/teacher.safetensors`.
+
+    RUN will hold teacher.safetensors (the averaged weights), log.csv, curves.png, samples.png, and what --resume needs.
+    Folders may be given many times. To measure a teacher: `famkern evaluate FOLDER --model RUN/teacher.safetensors`.
+    """
+    _log_to_terminal()
+    with _training_installed():
+        from .training import recipe, run, super_resolution
+    with _wrong_usage():
+        chosen = recipe.teacher(
+            preset and preset.value,
+            run.resumed(output, recipe.TeacherRecipe) if resume else None,
+            folders=tuple(recipe.Folder("photos", folder) for folder in photos or []) or None,
+            steps=steps,
+            batch=batch,
+            crop=crop,
+            phases=phase,
+            lr=lr,
+            loss=loss and loss.value,
+            seed=seed,
+            average=average,
+            precision=precision and precision.value,
+        )
+        pictures = [picture for folder in val or [] for picture in super_resolution.find_pictures(folder)]
+        task = super_resolution.SuperResolution(chosen, pictures)
+    _train(
+        task,
+        folder=output,
+        device=device,
+        devices=devices,
+        workers=workers,
+        threads=threads,
+        validate_every=val_every,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def _evaluate_teacher(teacher: models.Teacher, name: str, folder: Path) -> None:
+    from .training import super_resolution
+
+    try:
+        scores = list(super_resolution.evaluate(teacher, super_resolution.find_pictures(folder)))
+    except (ValueError, OSError) as error:
+        _fail(str(error), code=1)
+    table = Table("", "PSNR of luma", box=None, padding=(0, 2))
+    table.add_row("bicubic", f"{sum(score.bicubic_psnr for score in scores) / len(scores):.2f} dB")
+    table.add_row(escape(name), f"{sum(score.psnr for score in scores) / len(scores):.2f} dB")
+    out.print(table, highlight=False)
+    out.print(f"{len(scores)} pictures, x2; {super_resolution.RULES}", highlight=False, soft_wrap=True)
+
+
+def _train(task: Task, **options: Any) -> None:
+    """Run the task in a run.Session of these options, and say in one line how it ended."""
+    from .training import run
+
+    bar = _progress_bar(task.recipe.steps)
+    row = bar.add_task("", total=task.recipe.steps, name="")
+
+    def progress(step: int) -> None:
+        bar.start()  # not before: other processes than the first have nothing to show
+        bar.update(row, completed=step)
+
+    session = run.Session(report=_complain, progress=progress, **options)
+    try:
+        run.train(task, session)
+    except run.RunError as error:
+        _fail(str(error), code=2)
+    except (ValueError, OSError) as error:
+        _fail(str(error).strip().splitlines()[-1], code=1)  # a process that prepares data tells its whole story
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on from the last checkpoint with --resume: {session.folder}", code=130)
+    finally:
+        bar.stop()
+
+
+@contextmanager
+def _training_installed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is missing: pip install 'famkern[training]'", code=2)
+
+
+Kind = Enum("Kind", {name: name for name in ("photos", "solved", "depth", "pairs")}, type=str)  # type: ignore[misc]
+HazeKind = Enum("HazeKind", {name: name for name in ("indoor", "outdoor")}, type=str)  # type: ignore[misc]
+
+
+@app.command()
+def synthesize(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, laid out as --kind says.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A folder, created.")],
+    count: Annotated[int, typer.Option(min=1, help="Pairs to write.")] = 20,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="photos: any, depth is made up; depth: rgb/ and depth/; solved: hazy/ and clear/ as in RESIDE, depth is "
+            "solved and the haze new; pairs: the same, as they are."
+        ),
+    ] = Kind.photos,  # type: ignore[attr-defined]
+    haze: Annotated[HazeKind | None, typer.Option(help="Default: indoor for solved, else outdoor.")] = None,
+    sky: Annotated[bool, typer.Option("--sky", help="The greatest depth in a file is sky; for --kind depth.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of all randomness.")] = 0,
+    size: Annotated[int, typer.Option(min=1, help="Limit on the longer side, in pixels.")] = 1024,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing pairs; else skipped.")] = False,
+) -> None:
+    """Make hazy pictures as training does, but none without haze: OUT/hazy, OUT/clear, OUT/transmission (16-bit grey).
+
+    `famkern evaluate OUT` reads them. Exit code 0 if all went well, 1 if a pair failed (the others are done).
+    """
+    _log_to_terminal()
+    from .training import data
+    from .training.data.synthesis import synthesize as pairs_of
+
+    for option, given, kinds in (("--haze", haze, ("photos", "solved", "depth")), ("--sky", sky, ("depth",))):
+        if given and kind.value not in kinds:
+            _fail(f"{option} goes with --kind {', '.join(kinds)}, not {kind.value}", code=2)
+    preset = getattr(data.Haze, haze.value if haze else "indoor" if kind.value == "solved" else "outdoor")
+    added = dataclasses.replace(preset(), none=0.0)
+    source: data.Source = {
+        "photos": data.Photos(folder, haze=added),
+        "solved": data.Solved(folder, haze=added),
+        "depth": data.Depths(folder, haze=added, sky=sky),
+        "pairs": data.Pairs(folder),
+    }[kind.value]
+    failed = done = skipped = 0
+    try:
+        with _progress_bar(count) as bar:
+            task = bar.add_task("", total=count, name="")
+            for outcome in pairs_of(source, output, count, seed=seed, size=size, overwrite=overwrite):
+                skipped, failed = skipped + outcome.skipped, failed + bool(outcome.problem)
+                done += not (outcome.skipped or outcome.problem)
+                bar.update(task, advance=1, name=escape(outcome.hazy.name))
+                if outcome.problem:
+                    _complain(outcome.problem)
+    except (ValueError, OSError) as error:
+        _fail(str(error), code=1)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; {done} of {count} pairs are done and kept", code=130)
+    if out.is_terminal:
+        out.print(f"{done} done, {skipped} skipped, {failed} failed: {escape(str(output))}", highlight=False)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _describe_cpu_kernels(isa: str, reason: str | None) -> str:

@@ -70,7 +70,8 @@ class Dehazer:
         network = model if isinstance(model, nn.Module) else models.load(model)
         if not isinstance(network, models.Student):
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
-            raise TypeError(f"model is a network of the student family, not a {what}")
+            teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
+            raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
         self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}

@@ -19,19 +19,15 @@ from famkern import images
 from famkern.dehazer import Dehazer
 from famkern.engine import Pixels
 
+from .data.layouts import Pair, find_pairs
+
+__all__ = ["RULES", "Pair", "Score", "evaluate", "find_pairs", "mean", "measure", "read", "write_csv"]
+
 RULES = (
     "mean over pairs of RGB in [0, 1], not rounded to 8 bits; SSIM with an 11 x 11 Gaussian of sigma 1.5, "
     "only where it lies inside the picture"
 )
 BORDER = 5  # pixels at each side where the Gaussian reaches beyond the picture
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A hazy picture and the clear one of the same view."""
-
-    hazy: Path
-    clear: Path
 
 
 @dataclass(frozen=True)
@@ -45,33 +41,6 @@ class Score:
     ssim: float
 
 
-def find_pairs(folder: str | os.PathLike[str]) -> list[Pair]:
-    """The pairs in FOLDER/hazy and FOLDER/clear.
-
-    A hazy ID_*.png (or ID_*_*.jpg, ...) belongs to clear ID.*; a hazy picture with the name of a clear one to that.
-
-    Raises:
-        ValueError: if there are no pairs, or a hazy picture has no partner.
-    """
-    folders = [Path(folder) / name for name in ("hazy", "clear")]
-    for path in folders:
-        if not path.is_dir():
-            raise ValueError(f"{folder}: a folder that holds hazy/ and clear/ expected, but there is no {path}")
-    hazy, clear = (sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES) for path in folders)
-    by_stem = {path.stem: path for path in clear}
-    if not hazy:
-        raise ValueError(f"{folders[0]}: no images in this folder")
-    pairs = []
-    for path in hazy:
-        stem = path.stem
-        while stem not in by_stem and "_" in stem:
-            stem = stem.rpartition("_")[0]
-        if stem not in by_stem:
-            raise ValueError(f"{path}: no clear picture of the same id in {folders[1]}")
-        pairs.append(Pair(path, by_stem[stem]))
-    return pairs
-
-
 def evaluate(dehazer: Dehazer, pairs: Sequence[Pair]) -> Iterator[Score]:
     """Score the model on each pair.
 
@@ -80,7 +49,7 @@ def evaluate(dehazer: Dehazer, pairs: Sequence[Pair]) -> Iterator[Score]:
         ImageError: (a ValueError) for a file that cannot be read.
     """
     for pair in pairs:
-        hazy, clear = _read(pair.hazy), _read(pair.clear)  # (3, H, W)
+        hazy, clear = read(pair.hazy), read(pair.clear)  # (3, H, W)
         if hazy.shape != clear.shape:
             raise ValueError(
                 f"{pair.hazy}: {hazy.shape[2]} x {hazy.shape[1]} pixels, but its clear partner {pair.clear} has "
@@ -116,6 +85,7 @@ def write_csv(path: str | os.PathLike[str], scores: Sequence[Score]) -> None:
         writer.writerows(asdict(score) for score in scores)
 
 
-def _read(path: Path) -> Tensor:
+def read(path: Path) -> Tensor:
+    """(3, H, W) in [0, 1], float32, of any picture."""
     pixels = Pixels(images.read(path).pixels)
     return pixels.read(0, pixels.height, torch.float32, torch.device("cpu"))[0].permute(2, 0, 1)

@@ -1,0 +1,144 @@
+"""The haze model: I = J t + A (1 - t) with transmission t = exp(-beta d).
+
+J clear, I hazy, A airlight, d relative depth, beta the density: optical thickness at d = 1.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import fields
+from .store import Pixels
+
+Floats = NDArray[np.float32]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Haze:
+    """Ranges from which the haze of a sample is drawn, each uniformly.
+
+    beta        density, for relative depth that reaches about 1
+    airlight    brightness of the airlight, in [0, 1]
+    white       probability that the airlight is 1 in all channels instead
+    tint        largest deviation of a channel of the airlight from its brightness
+    none        probability that there is no haze, so that a clear picture is learnt to stay as it is
+    thin        probability that beta is drawn from below its range
+    uneven      probability that the density varies over the picture, by up to UNEVEN
+    sky         relative depth of what lies at infinity
+    noisy       probability of noise as from a sensor
+    noise       its standard deviation, in levels of 255
+    jpeg        probability of compression as JPEG
+    quality     of that
+    """
+
+    beta: Range
+    airlight: Range
+    white: float
+    tint: float
+    none: float = 0.05
+    thin: float = 0.1
+    uneven: float = 0.0
+    sky: Range = (1.2, 6.0)
+    noisy: float = 0.0
+    noise: Range = (0.3, 3.0)
+    jpeg: float = 0.0
+    quality: Range = (60, 95)
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "airlight", "sky", "noise", "quality"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} is ({low}, {high}); a range of numbers from 0 up expected")
+        for name in ("white", "none", "thin", "uneven", "noisy", "jpeg"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; a probability expected")
+
+    @classmethod
+    def indoor(cls) -> Haze:
+        """The haze of RESIDE's indoor sets: grey or white, from light to very dense."""
+        return cls(beta=(0.4, 1.9), airlight=(0.7, 1.0), white=0.85, tint=0.0, none=0.02, thin=0.03)
+
+    @classmethod
+    def outdoor(cls) -> Haze:
+        """Haze as in photographs: slightly coloured, uneven, with a camera's noise and compression."""
+        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), white=0.15, tint=0.04, uneven=0.4, noisy=0.4, jpeg=0.5)
+
+    def add(self, clear: Pixels, depth: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
+        """Draw a haze and put it into a picture.
+
+        Args:
+            clear: (H, W, 3) uint8.
+            depth: (H, W) relative depth, not negative; infinite for sky.
+            rng: where all randomness comes from.
+
+        Returns:
+            The hazy picture, (H, W, 3) uint8, and its transmission, (H, W) in [0, 1].
+        """
+        density = self._density(rng)
+        airlight = self._airlight(rng)
+        thickness = density * np.where(np.isinf(depth), np.float32(rng.uniform(*self.sky)), depth)
+        if rng.random() < self.uneven:
+            thickness *= 1 + np.float32(UNEVEN * rng.random()) * fields.smooth(rng, *depth.shape)
+        t = np.exp(-thickness)
+        picture = self._noise(rng, hazy(clear.astype(np.float32), t, 255 * airlight))
+        return self._compress(rng, np.rint(picture).clip(0, 255).astype(np.uint8)), t
+
+    def _density(self, rng: np.random.Generator) -> np.float32:
+        kind = rng.random()
+        if kind < self.none:
+            return np.float32(0)
+        if kind < self.none + self.thin:
+            return np.float32(rng.uniform(0, self.beta[0]))
+        return np.float32(rng.uniform(*self.beta))
+
+    def _airlight(self, rng: np.random.Generator) -> Floats:
+        if rng.random() < self.white:
+            return np.ones(3, np.float32)
+        brightness = rng.uniform(*self.airlight)
+        # From bluish through grey to yellowish, as light is through air and dust; green and magenta haze is rare.
+        warmth, green = rng.uniform(-1, 1), rng.uniform(-0.25, 0.25)
+        colour = brightness + self.tint * np.array([warmth, green, -warmth])
+        return colour.clip(0, 1).astype(np.float32)
+
+    def _noise(self, rng: np.random.Generator, picture: Floats) -> Floats:
+        if rng.random() < self.noisy:
+            sigma = np.float32(rng.uniform(*self.noise))
+            picture = picture + sigma * rng.standard_normal(picture.shape, np.float32)
+        return picture
+
+    def _compress(self, rng: np.random.Generator, picture: Pixels) -> Pixels:
+        if rng.random() >= self.jpeg:
+            return picture
+        # JPEG works in blocks of 8 (16 for halved colour) from the top left corner: shift it, for a crop may lie anywhere.
+        top, left = (int(offset) for offset in rng.integers(0, 16, 2))
+        quality, halved = round(rng.uniform(*self.quality)), rng.random() < 0.7
+        shifted = np.pad(picture, ((top, 0), (left, 0), (0, 0)), "edge")
+        return jpeg(shifted, quality, halved)[top:, left:]
+
+
+UNEVEN = 0.6  # largest relative deviation from the mean density
+
+
+def hazy(clear: NDArray[Any], transmission: NDArray[Any], airlight: NDArray[Any]) -> NDArray[Any]:
+    """I = J t + A (1 - t).
+
+    Args:
+        clear: (H, W, 3): J.
+        transmission: (H, W) in [0, 1]: t.
+        airlight: (3,): A, in the unit of J.
+    """
+    return airlight + (clear - airlight) * transmission[..., None]
+
+
+def jpeg(picture: Pixels, quality: int, halved: bool) -> Pixels:
+    """A picture as it comes out of a JPEG file; `halved`: colour at half the resolution (4:2:0)."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=2 if halved else 0)
+    return np.asarray(Image.open(file))

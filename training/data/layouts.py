@@ -1,0 +1,130 @@
+"""How data sets name their files: which picture belongs to which."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from famkern import images
+
+HAZY = ("hazy", "haze", "synthetic")
+CLEAR = ("clear", "gt", "GT", "original", "clear_images")
+PICTURES = ("rgb", "image", "images", "clear")
+DEPTHS = ("depth", "disparity", "disp")
+DEPTH_SUFFIXES = {".npy", ".npz"} | set(images.SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A hazy picture and the clear one of the same view."""
+
+    hazy: Path
+    clear: Path
+
+    @property
+    def airlight(self) -> float:
+        """Brightness of the airlight, in [0, 1].
+
+        From names of ITS (ID_number_A) and OTS (ID_A_beta), where A is 0.7 or more and beta 0.2 or less; else 1.
+        """
+        numbers = [float(part) for part in self.hazy.stem.split("_")[1:] if re.fullmatch(r"\d+(\.\d+)?", part)]
+        if len(numbers) < 2:
+            return 1.0
+        airlight = numbers[1] if numbers[1] >= 0.5 else numbers[0]
+        return airlight if 0.5 <= airlight <= 1 else 1.0
+
+
+@dataclass(frozen=True)
+class DepthPair:
+    """A picture and a file with the depth of each of its pixels, or, if `disparity`, its inverse."""
+
+    picture: Path
+    depth: Path
+    disparity: bool
+
+
+def find_pairs(folder: str | os.PathLike[str]) -> list[Pair]:
+    """The pairs in FOLDER/hazy and FOLDER/clear, or in folders with the other names that RESIDE's sets have for them.
+
+    A hazy ID_*.png (or ID_*_*.jpg, ...) belongs to clear ID.*; a hazy picture with the name of a clear one to that.
+
+    Raises:
+        ValueError: if there are no pairs, or a hazy picture has no partner.
+    """
+    folders = [_one_of(folder, names) for names in (HAZY, CLEAR)]
+    for path in folders:
+        if not path.is_dir():
+            raise ValueError(f"{folder}: a folder that holds hazy/ and clear/ expected, but there is no {path}")
+    hazy, clear = map(_pictures, folders)
+    by_stem = {path.stem: path for path in clear}
+    if not hazy:
+        raise ValueError(f"{folders[0]}: no images in this folder")
+    pairs = []
+    for path in hazy:
+        stem = path.stem
+        while stem not in by_stem and "_" in stem:
+            stem = stem.rpartition("_")[0]
+        if stem not in by_stem:
+            raise ValueError(f"{path}: no clear picture of the same id in {folders[1]}")
+        pairs.append(Pair(path, by_stem[stem]))
+    return pairs
+
+
+def find_depths(folder: str | os.PathLike[str]) -> list[DepthPair]:
+    """Pictures in FOLDER/rgb with depth in FOLDER/depth (inverse depth in FOLDER/disparity), or beside one another.
+
+    Depth files are pictures with one channel or NumPy's .npy and .npz. NAME.* has its depth in depth/NAME.*; the words
+    rgb, image, left, depth, disparity, disp, sync and underscores beside them do not count in a name, so that rgb_1.jpg
+    and sync_depth_1.png match. In one folder, NAME.jpg has its depth in NAME_depth.* or NAME_disparity.*.
+
+    Raises:
+        ValueError: if there are none, or a depth file has no picture.
+    """
+    depths, pictures = _one_of(folder, DEPTHS), _one_of(folder, PICTURES)
+    if not depths.is_dir():
+        depths = pictures = Path(folder)
+    elif not pictures.is_dir():
+        raise ValueError(f"{folder}: a folder that holds rgb/ and depth/ expected, but there is no {pictures}")
+    if not depths.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    depth_files = sorted(path for path in depths.iterdir() if path.suffix.lower() in DEPTH_SUFFIXES)
+    if depths == pictures:
+        depth_files = [path for path in depth_files if re.search("(^|_)(depth|disp)", path.stem)]
+    by_name = {_plain(path): path for path in _pictures(pictures) if path not in depth_files}
+    if not depth_files:
+        raise ValueError(f"{folder}: a folder that holds rgb/ and depth/, or NAME.jpg and NAME_depth.png, expected")
+    pairs = []
+    for path in depth_files:
+        picture = by_name.get(_plain(path))
+        if picture is None:
+            raise ValueError(f"{path}: no picture of the same name in {pictures}")
+        pairs.append(DepthPair(picture, path, "disp" in path.stem or "disp" in depths.name))
+    return pairs
+
+
+def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
+    """All pictures in FOLDER and its subfolders.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in images.SUFFIXES and p.is_file())
+    if not found:
+        raise ValueError(f"{folder}: no images in this folder or below it")
+    return found
+
+
+def _one_of(folder: str | os.PathLike[str], names: tuple[str, ...]) -> Path:
+    """The first of these subfolders that is there; the first of all if none is."""
+    paths = [Path(folder) / name for name in names]
+    return next((path for path in paths if path.is_dir()), paths[0])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
+
+
+def _plain(path: Path) -> str:
+    return re.sub("_?(rgb|image|left|depth|disparity|disp|sync)_?", "", path.stem)

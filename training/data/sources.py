@@ -1,0 +1,238 @@
+"""Where pairs of hazy and clear pictures come from. Each source is a folder, a weight, and for most the haze to add."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from famkern import images
+
+from . import fields, solving
+from .haze import Floats, Haze
+from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos
+from .sky import find_sky, likeness
+from .store import Pixels, Store, read
+from .window import View
+
+SKY_IS_FAR = 0.5  # share of samples in which what looks like sky is; it may as well be a wall
+
+
+class Sample(NamedTuple):
+    """One view: hazy and clear (H, W, 3) uint8; transmission (H, W) in [0, 1], or None where it is not known."""
+
+    hazy: Pixels
+    clear: Pixels
+    transmission: Floats | None
+
+
+class Scene(Protocol):
+    """One view of the world, from which samples are drawn."""
+
+    @property
+    def path(self) -> Path:
+        """Of the file that the view is named after."""
+
+    def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
+        """Draw one. Raises ValueError for a file that cannot be read or does not fit its partner."""
+
+
+class Source(Protocol):
+    """A folder of scenes, and how often to draw from it."""
+
+    @property
+    def weight(self) -> float:
+        """Samples from it per sample from a source of weight 1."""
+
+    def scenes(self) -> Sequence[Scene]:
+        """All of its scenes; nothing is decoded for it. Raises ValueError if the folder has none, or not the layout."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a folder laid out as RESIDE's, used as they are; see `find_pairs`."""
+
+    folder: str | Path
+    weight: float = 1.0
+
+    def scenes(self) -> Sequence[Scene]:
+        """One for each hazy picture."""
+        return [PairScene(pair) for pair in find_pairs(self.folder)]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """New haze for the views of such a folder: the depth of each is solved from all its hazy versions."""
+
+    folder: str | Path
+    weight: float = 1.0
+    haze: Haze = field(default_factory=Haze.indoor)
+
+    def scenes(self) -> Sequence[Scene]:
+        """One for each clear picture."""
+        pairs = sorted(find_pairs(self.folder), key=lambda pair: pair.clear)
+        return [SolvedScene(clear, self.haze, tuple(group)) for clear, group in groupby(pairs, lambda pair: pair.clear)]
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Haze for pictures with depth; see `find_depths`.
+
+    sky     the greatest value in each file of depth stands for infinity
+    """
+
+    folder: str | Path
+    weight: float = 1.0
+    haze: Haze = field(default_factory=Haze.outdoor)
+    sky: bool = False
+
+    def scenes(self) -> Sequence[Scene]:
+        """One for each file of depth."""
+        return [DepthScene(pair.picture, self.haze, pair, self.sky) for pair in find_depths(self.folder)]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Haze for any photographs, with depth made up anew for each sample."""
+
+    folder: str | Path
+    weight: float = 1.0
+    haze: Haze = field(default_factory=Haze.outdoor)
+
+    def scenes(self) -> Sequence[Scene]:
+        """One for each photograph in the folder and its subfolders."""
+        return [PhotoScene(path, self.haze) for path in find_photos(self.folder)]
+
+
+@dataclass(frozen=True)
+class PairScene:
+    """A hazy picture and its clear one, at their own scale."""
+
+    pair: Pair
+
+    @property
+    def path(self) -> Path:
+        """The hazy file."""
+        return self.pair.hazy
+
+    def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
+        """Part of both."""
+        hazy, clear = store.picture(self.pair.hazy), store.picture(self.pair.clear)
+        _check_size(self.pair.hazy, hazy.shape, self.pair.clear, clear.shape)
+        window = view.window(rng, *clear.shape[:2], resample=False)
+        return Sample(window.cut(hazy), window.cut(clear), None)
+
+
+@dataclass(frozen=True)
+class _KnownDepth(ABC):
+    """A clear picture whose depth is known."""
+
+    path: Path
+    haze: Haze
+
+    def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
+        """Haze on part of it."""
+        picture = store.picture(self.path)
+        window = view.window(rng, *picture.shape[:2], resample=True)
+        clear = window.cut(picture)
+        hazy, transmission = self.haze.add(clear, window.cut(self.depth(store)), rng)
+        return Sample(hazy, clear, transmission)
+
+    @abstractmethod
+    def depth(self, store: Store) -> NDArray[np.float16]:
+        """(H, W): relative, infinite for sky."""
+
+
+@dataclass(frozen=True)
+class SolvedScene(_KnownDepth):
+    """A clear picture and its hazy versions."""
+
+    pairs: tuple[Pair, ...]
+
+    def depth(self, store: Store) -> NDArray[np.float16]:
+        """Solved when first needed."""
+        return store.get(("depth", self.path), self._solve)
+
+    def _solve(self) -> NDArray[np.float16]:
+        clear = read(self.path)
+        versions = []
+        for pair in self.pairs:
+            picture = read(pair.hazy)
+            _check_size(pair.hazy, picture.shape, self.path, clear.shape)
+            versions.append((picture, pair.airlight))
+        return solving.solve_depth(clear, versions)[0].astype(np.float16)
+
+
+@dataclass(frozen=True)
+class DepthScene(_KnownDepth):
+    """A picture with a file of depth."""
+
+    pair: DepthPair
+    sky: bool
+
+    def depth(self, store: Store) -> NDArray[np.float16]:
+        """Read when first needed; depth at another scale than the picture's is taken from the nearest pixel."""
+        return store.get(("depth", self.pair.depth), lambda: self._read(store.picture(self.path).shape[:2]))
+
+    def _read(self, size: tuple[int, int]) -> NDArray[np.float16]:
+        values = _read_depth(self.pair.depth)
+        height, width = values.shape
+        if abs(height * size[1] - width * size[0]) > max(*size, height, width):  # to the pixel, not the same view
+            _check_size(self.pair.depth, values.shape, self.path, size)
+        try:
+            depth = solving.relative_depth(values, disparity=self.pair.disparity, sky=self.sky)
+        except ValueError as error:
+            raise ValueError(f"{self.pair.depth}: {error}; remove it") from error
+        if depth.shape != size:
+            depth = fields.resized(depth, *size, Image.Resampling.NEAREST)
+        return depth.astype(np.float16)
+
+
+@dataclass(frozen=True)
+class PhotoScene:
+    """A photograph."""
+
+    path: Path
+    haze: Haze
+
+    def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
+        """Haze on part of it, at any of several resolutions."""
+        picture = store.picture(self.path, view.reduction(rng, *store.size(self.path)))
+        window = view.window(rng, *picture.shape[:2], resample=True)
+        clear, box = window.cut(picture), window.box(*picture.shape[:2])
+        depth = fields.pseudo_depth(rng, clear, box[0], box[2])
+        if rng.random() < SKY_IS_FAR:
+            sky = likeness(clear, store.get(("sky", self.path), lambda: find_sky(store.picture(self.path))), box)
+            if sky is not None:
+                depth = depth + sky * np.float32(rng.uniform(*self.haze.sky))
+        hazy, transmission = self.haze.add(clear, depth, rng)
+        return Sample(hazy, clear, transmission)
+
+
+def _check_size(path: Path, shape: Sequence[int], partner: Path, other: Sequence[int]) -> None:
+    if tuple(shape[:2]) != tuple(other[:2]):
+        raise ValueError(
+            f"{path}: {shape[1]} x {shape[0]} pixels, but {partner} has {other[1]} x {other[0]}; crop them to the same "
+            "view first"
+        )
+
+
+def _read_depth(path: Path) -> NDArray[Any]:
+    """(H, W): the first channel of a picture, or a NumPy file's first array."""
+    if path.suffix.lower() not in {".npy", ".npz"}:
+        return images.read(path).pixels[..., 0]
+    try:
+        loaded = np.load(path)
+        values: NDArray[Any] = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); get another copy of the file") from error
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{path}: an array of shape {values.shape}; save depth as (H, W)")
+    return values

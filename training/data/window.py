@@ -1,0 +1,91 @@
+"""The part of a picture that a sample shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SCALES = (0.6, 1.2)  # of crops that are resampled: from sharper than the camera's picture to a little softer
+RESAMPLED = 0.5  # share of them; the others keep the picture's own pixels
+ROOM = 3  # crops that the shorter side of a reduced picture still has room for
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows top .. top + height and columns left .. left + width, shown as `rows` x `columns` pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+
+    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Top, left, bottom and right, in parts of a picture of this size."""
+        bottom, right = self.top + self.height, self.left + self.width
+        return self.top / height, self.left / width, bottom / height, right / width
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, 3) uint8 -> (rows, columns, 3) uint8, or depth (H, W) float16 -> (rows, columns) float32."""
+        part = array[self.top : self.top + self.height, self.left : self.left + self.width]
+        if part.dtype != np.uint8:
+            part = part.astype(np.float32)
+        if part.shape[:2] == (self.rows, self.columns):
+            return part
+        # Bicubic overshoots at edges, and anything but nearest makes numbers between the ground and an infinite sky.
+        kind = Image.Resampling.BICUBIC if part.dtype == np.uint8 else Image.Resampling.NEAREST
+        return np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize((self.columns, self.rows), kind))
+
+
+class View(Protocol):
+    """What to show of pictures, whatever their size."""
+
+    def reduction(self, rng: np.random.Generator, height: int, width: int) -> int:
+        """Integer by which to reduce a picture first."""
+
+    def window(self, rng: np.random.Generator, height: int, width: int, *, resample: bool) -> Window:
+        """The part of the picture to show, `resample`: at any scale that suits."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A random square, shown as `size` x `size` pixels.
+
+    With `resample`, half of the squares are larger or smaller than `size`. A picture with a side shorter than the square
+    is shown from the largest square that it has room for: enlarged, if that is smaller than `size`.
+    """
+
+    size: int
+
+    def reduction(self, rng: np.random.Generator, height: int, width: int) -> int:
+        """Any that leaves room for three crops on the shorter side: far things seen whole, and detail that is sharp."""
+        return int(rng.integers(1, max(1, min(height, width) // (ROOM * self.size)) + 1))
+
+    def window(self, rng: np.random.Generator, height: int, width: int, *, resample: bool) -> Window:
+        """A square anywhere."""
+        low, high = np.log(SCALES)
+        scale = float(np.exp(rng.uniform(low, high))) if resample and rng.random() < RESAMPLED else 1.0
+        side = min(max(1, round(self.size / scale)), height, width)
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        return Window(top, left, side, side, self.size, self.size)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole picture, reduced so that its longer side has at most `limit` pixels."""
+
+    limit: int
+
+    def reduction(self, rng: np.random.Generator, height: int, width: int) -> int:
+        """None; what is to be reduced, the window does."""
+        return 1
+
+    def window(self, rng: np.random.Generator, height: int, width: int, *, resample: bool) -> Window:
+        """All of it."""
+        scale = min(1.0, self.limit / max(height, width))
+        return Window(0, 0, height, width, max(1, round(height * scale)), max(1, round(width * scale)))

@@ -1,0 +1,150 @@
+"""Distillation of a student: a dehazing loss, and the Feature Affinity Module against a frozen teacher.
+
+    L = loss(student(hazy), clear) + fam_weight x feature_affinity_loss(teacher(clear), student(hazy))
+
+Source: arXiv 2207.11250; see ops/affinity.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from famkern import models
+from famkern.dehazer import Dehazer
+from famkern.models.student import Student, normalise
+from famkern.models.teacher import Teacher
+from famkern.ops import route
+from famkern.ops.affinity import feature_affinity_loss
+
+from . import data, evaluation
+from .fused import FusedStudent
+from .recipe import Folder, StudentRecipe
+from .run import Task, restoration_loss, spread
+from .super_resolution import pooled
+
+STUDENT_POOL = 4  # half the teacher's, whose output is twice as large
+
+
+def make_source(folder: Folder) -> data.Source:
+    """What the recipe says of a folder, as the data room's own."""
+    if folder.kind == "pairs":
+        return data.Pairs(folder.path, folder.weight)
+    options: dict[str, Any] = {} if folder.haze is None else {"haze": getattr(data.Haze, folder.haze)()}
+    if folder.kind == "solved":
+        return data.Solved(folder.path, folder.weight, **options)
+    if folder.kind == "depth":
+        return data.Depths(folder.path, folder.weight, sky=folder.sky, **options)
+    return data.Photos(folder.path, folder.weight, **options)
+
+
+class Distillation(Task):
+    """Trains `student`; its average is what is validated and exported.
+
+    Args:
+        recipe: what to do.
+        pairs: for validation.
+
+    Raises:
+        ValueError, FileNotFoundError, WeightsError: for weights to start from or a teacher that are of another network.
+    """
+
+    name = "student"
+    metrics = ("psnr",)
+    recipe: StudentRecipe
+
+    def __init__(self, recipe: StudentRecipe, pairs: Sequence[evaluation.Pair] = ()) -> None:
+        super().__init__(recipe)
+        self.pairs = pairs
+        self.student = Student(recipe.channels, recipe.groups, recipe.blocks)
+        if recipe.init is not None:
+            start = models.load(recipe.init)
+            numbers = (recipe.channels, recipe.groups, recipe.blocks)
+            if not isinstance(start, Student) or (start.channels, start.groups, start.blocks) != numbers:
+                raise ValueError(f"{recipe.init}: not weights of a student of {numbers} channels, groups, blocks")
+            self.student.load_state_dict(start.state_dict())
+        self.teacher = None if recipe.teacher is None else load_teacher(recipe.teacher)
+        self.parts = () if self.teacher is None else ("restoration", "affinity")
+        self.average_of(self.student)
+        self.network: Callable[[Tensor], Tensor] = self._plain
+
+    def setup(self, stage: str) -> None:
+        """Choose what computes the student, now that its device is known."""
+        if self.teacher is not None:
+            self.teacher.eval()
+        way = route.choose(self.device, self.recipe.channels, torch.float32)
+        if self.device.type == "cpu" and self.recipe.precision == "32-true" and way is not route.REFERENCE:
+            self.network, self.how = FusedStudent(self.student).forward, "compiled kernels"
+        else:
+            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network, self.how = self._plain, "PyTorch's operators"
+
+    def _plain(self, image: Tensor) -> Tensor:
+        return self.student(image.contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and its parts for hazy and clear (B, 3, H, W) in [0, 1]."""
+        hazy, clear = batch["hazy"], batch["clear"]
+        output = self.network(normalise(hazy)).to(clear.dtype)
+        restoration = restoration_loss(self.recipe.loss, output, clear)
+        if self.teacher is None:
+            return {"loss": restoration}
+        with torch.no_grad():
+            guide = pooled(self.teacher, clear)  # (B, 3, H // 4, W // 4)
+        affinity = feature_affinity_loss(
+            guide.to(clear.dtype),
+            output,
+            teacher_pool=1,
+            student_pool=STUDENT_POOL,
+            scale=self.recipe.fam_scale,
+            process_group=torch.distributed.group.WORLD if torch.distributed.is_initialized() else None,
+        )
+        loss = restoration + self.recipe.fam_weight * affinity
+        return {"loss": loss, "restoration": restoration.detach(), "affinity": affinity.detach()}
+
+    def dehazer(self) -> Dehazer:
+        """What users would get now: the averaged weights on this device."""
+        return Dehazer(self.averaged, device=self.device, dtype=torch.float32)
+
+    def validate(self, part: slice) -> list[dict[str, float]]:
+        """PSNR in dB of whole pictures, by evaluation.RULES. Not SSIM, which takes longer than the network does."""
+        dehazer, figures = self.dehazer(), []
+        for pair in self.pairs[part]:
+            hazy, clear = evaluation.read(pair.hazy), evaluation.read(pair.clear)  # (3, H, W)
+            if hazy.shape != clear.shape:
+                raise ValueError(f"{pair.hazy}: not of the size of its clear partner {pair.clear}")
+            figures.append({"psnr": float(peak_signal_noise_ratio(dehazer(hazy), clear, data_range=1.0))})
+        return figures
+
+    def samples(self, count: int) -> list[tuple[Tensor, ...]]:
+        """Triplets hazy, output, clear, each (3, H, W) in [0, 1]: from the pairs for validation, else from the data."""
+        dehazer = self.dehazer()
+        if self.pairs:
+            chosen = spread(self.pairs, count)
+            pictures = [(evaluation.read(pair.hazy), evaluation.read(pair.clear)) for pair in chosen]
+        else:
+            size, step = self.recipe.phases[-1].size, self.recipe.steps  # a step that no training takes
+            draws = [self.dataset[data.Draw(step, sample, size)] for sample in range(count)]
+            pictures = [(draw["hazy"], draw["clear"]) for draw in draws]
+        return [(hazy, dehazer(hazy), clear) for hazy, clear in pictures]
+
+    def make_dataset(self) -> data.HazePairs:
+        """What the recipe draws from."""
+        return data.HazePairs([make_source(folder) for folder in self.recipe.folders], seed=self.recipe.seed)
+
+
+def load_teacher(name_or_path: str) -> Teacher:
+    """A frozen teacher.
+
+    Raises:
+        ValueError: for a network of another kind.
+        FileNotFoundError, WeightsError: as models.load.
+    """
+    teacher = models.load(name_or_path)
+    if not isinstance(teacher, Teacher):
+        raise ValueError(f"{name_or_path}: a teacher expected, not a {type(teacher).__name__.lower()}")
+    return teacher.requires_grad_(False)
