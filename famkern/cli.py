@@ -23,7 +23,7 @@ from . import __version__, batch, images, models
 from .dehazer import Dehazer
 
 if TYPE_CHECKING:
-    from .training.run import Task
+    from .training.task import Task
 
 app = typer.Typer(
     help="Remove haze from photographs of any size.",
@@ -267,6 +267,7 @@ def train_student(
     _log_to_terminal()
     with _training_installed():
         from .training import distillation, evaluation, recipe, run
+        from .training.task import spread
     with _wrong_usage():
         given = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
         folders = tuple(recipe.Folder.parse(kind, text) for kind, texts in given.items() for text in texts or [])
@@ -292,7 +293,7 @@ def train_student(
             precision=precision and precision.value,
         )
         found = evaluation.find_pairs(val) if val else []
-        task = distillation.Distillation(chosen, run.spread(found, val_pairs or len(found)))
+        task = distillation.Distillation(chosen, spread(found, val_pairs or len(found)))
     _train(
         task,
         folder=output,

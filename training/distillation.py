@@ -24,8 +24,8 @@ from famkern.ops.affinity import feature_affinity_loss
 from . import data, evaluation
 from .fused import FusedStudent
 from .recipe import Folder, StudentRecipe
-from .run import Task, restoration_loss, spread
 from .super_resolution import pooled
+from .task import Task, restoration_loss, spread
 
 STUDENT_POOL = 4  # half the teacher's, whose output is twice as large
 

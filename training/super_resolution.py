@@ -21,7 +21,7 @@ from famkern.models.teacher import DSCFSRCNN, DepthwiseSeparableConv, Teacher
 
 from . import data, evaluation
 from .recipe import TeacherRecipe
-from .run import Task, restoration_loss, spread
+from .task import Task, restoration_loss, spread
 
 RULES = "mean of PSNR on luma (ITU-R BT.601, 16 to 235) after rounding to 8 bits, borders of 2 pixels left out"
 BORDER = 2

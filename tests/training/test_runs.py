@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 import famkern
 from famkern import cli, models
-from famkern.training import data, distillation, evaluation, recipe, run
+from famkern.training import data, distillation, evaluation, journal, recipe, run
+from famkern.training.task import Task
 
 # A process that is killed when it draws the samples of step 13, counted from 0.
 KILLED = """
@@ -131,7 +132,7 @@ def test_rows_are_means_since_the_row_before(tmp_path, photos):
 
 def test_the_average_is_its_definition():
     torch.manual_seed(0)
-    network, task = torch.nn.Linear(3, 2), distillation.Task.__new__(distillation.Task)
+    network, task = torch.nn.Linear(3, 2), Task.__new__(Task)
     torch.nn.Module.__init__(task)
     task.recipe = replace(recipe.STUDENT, average=0.6)
     task.average_of(network)
@@ -207,16 +208,16 @@ def test_ctrl_c_leaves_the_last_checkpoint(tmp_path, photos, monkeypatch):
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "x"
-    run.replace(path, lambda beside: beside.write_text("old"))
+    journal.replace(path, lambda beside: beside.write_text("old"))
 
     def fail(beside):
         beside.write_text("ne")
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        run.replace(path, fail)
+        journal.replace(path, fail)
     assert path.read_text() == "old"
-    run.replace(path, lambda beside: beside.write_text("new"))
+    journal.replace(path, lambda beside: beside.write_text("new"))
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert path.read_text() == "new"
 
