@@ -34,17 +34,24 @@ class Resources:
         return " ".join(f"{name}={value}" for name, value in dataclasses.asdict(self).items())
 
 
-def resources(
-    kernel: Any, arguments: dict[str, Any], *, capability: int, num_warps: int = 4, num_stages: int = 3
-) -> Resources:
-    """Compile a kernel and read its resources.
+def build(
+    kernel: Any,
+    arguments: dict[str, Any],
+    *,
+    capability: int,
+    num_warps: int = 4,
+    num_stages: int = 3,
+    maxnreg: int | None = None,
+) -> Any:
+    """Compile a kernel; `.asm` of the result has every stage from "ttir" to "cubin".
 
     Args:
         kernel: a `triton.jit` function.
-        arguments: for each parameter a type ("*fp32", "i32", "fp32") or, for constexpr parameters, the value. Pointers
-            are taken to be aligned to 16 bytes, as allocated tensors are.
+        arguments: for each parameter a type ("*fp32", "i32", "fp32"), a tuple of them, or None for an argument that is
+            None; for constexpr parameters the value. Pointers are taken to be aligned to 16 bytes, as allocated tensors
+            are.
         capability: compute capability, 80 for sm_80.
-        num_warps, num_stages: as in a launch.
+        num_warps, num_stages, maxnreg: as in a launch.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("TRITON_INTERPRET=1 replaces Triton's compiler: compile in a process without it")
@@ -52,20 +59,30 @@ def resources(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = kernel.arg_names
-    constant = {p.name for p in kernel.params if p.is_constexpr}
-    source = ASTSource(
-        fn=kernel,
-        signature={name: "constexpr" if name in constant else arguments[name] for name in names},
-        constexprs={(names.index(name),): arguments[name] for name in constant},
-        attrs={
-            (i,): [["tt.divisibility", 16]]
-            for i, name in enumerate(names)
-            if name not in constant and arguments[name].startswith("*")
-        },
-    )
-    options = {"num_warps": num_warps, "num_stages": num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    aligned: dict[tuple[int, ...], list] = {}
+
+    def describe(path: tuple[int, ...], given: Any, constant: bool = False) -> Any:
+        if constant or given is None:
+            constants[path] = given
+            return "constexpr"
+        if isinstance(given, tuple):
+            return tuple(describe((*path, i), part) for i, part in enumerate(given))
+        if given.startswith("*"):
+            aligned[path] = [["tt.divisibility", 16]]
+        return given
+
+    for i, parameter in enumerate(kernel.params):
+        signature[parameter.name] = describe((i,), arguments[parameter.name], parameter.is_constexpr)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": maxnreg}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(kernel: Any, arguments: dict[str, Any], **launch: Any) -> Resources:
+    """Compile a kernel and read its resources; arguments as in `build`."""
+    compiled = build(kernel, arguments, **launch)
     return read(compiled.asm["cubin"], shared=compiled.metadata.shared)
 
 

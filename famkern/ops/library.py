@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,12 +43,19 @@ _REASON = _load()
 
 
 def register_stage(name: str, reference: Callable[..., None]) -> None:
-    """Register the implementation for any device of a stage operator, which writes its results into its arguments.
+    """Register a stage operator, which writes its results into its arguments: for any device, and for CUDA with Triton.
 
     The low-level registration on purpose: torch.library.custom_op imports PyTorch's compiler at the first call, which
     takes a second and a hundred megabytes.
     """
+
+    def on_gpu(*arguments: Any) -> None:
+        from ..kernels import stages  # when a CUDA tensor first needs it
+
+        getattr(stages, name)(*arguments)
+
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, on_gpu, "CUDA")
     torch.library.register_fake(f"famkern::{name}", lambda *_arguments: None, lib=LIBRARY)
 
 

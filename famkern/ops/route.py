@@ -1,7 +1,7 @@
 """Which implementation of the stage operators runs, and what the engine must know about it.
 
-The compiled CPU kernels have 16, 32 or 64 channels and compute in float32. Everything else on a CPU goes to the
-reference in plain PyTorch, many times slower, and the log says so, once for each reason.
+The compiled CPU kernels and the Triton kernels for GPUs have 16, 32 or 64 channels and compute in float32. Everything
+else goes to the reference in plain PyTorch, many times slower, and the log says so, once for each reason.
 
 FAMKERN_REFERENCE=1    the reference for everything
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from torch import Tensor
 from . import formulas, library
 
 CHANNELS = (16, 32, 64)
+LEAST_CAPABILITY = (8, 0)  # tensor cores with bfloat16, tested from there on
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,19 @@ def _workspace_query() -> Callable[[int, int, int, int], int]:
     return query
 
 
+def _triton_workspace(rows: int, width: int, channels: int, _dtype: torch.dtype) -> int:
+    from ..kernels import stages
+
+    pictures = rows * width * formulas.WORKSPACE_PICTURES * 3 * 4
+    return pictures + stages.workspace_bytes(rows, width, channels, torch.device("cuda"))
+
+
 # PyTorch computes any row alone, and a few megabytes a map stay in the cache from one of its operators to the next.
 REFERENCE = Route("reference", formulas.TILE, 1 << 16, formulas.workspace_bytes)
 # Winograd's F(4x4, 3x3). A band's edges are computed twice, so bands are as large as their place in memory allows.
 COMPILED = Route("compiled", 4, 1 << 18, _compiled_workspace)
+# Rows one at a time. A launch fills the GPU from the first step to the last, so bands are for want of memory only.
+TRITON = Route("triton", 1, 1 << 24, _triton_workspace)
 
 
 def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
@@ -55,6 +66,8 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
     if os.environ.get("FAMKERN_REFERENCE") == "1":
         _announce("FAMKERN_REFERENCE=1 asks for it")
         return REFERENCE
+    if device.type == "cuda":
+        return _choose_on_gpu(device, channels, dtype)
     if device.type != "cpu":
         return REFERENCE
     if library.why_not_compiled() is not None:
@@ -62,13 +75,36 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
         return REFERENCE
     if not torch.compiler.is_compiling():
         library.instruction_set()  # an error here, not in the middle of a kernel, if the environment names none
+    return COMPILED if _suits("compiled", channels, dtype) else REFERENCE
+
+
+def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
+    reason = _why_not_triton(device)
+    if reason is not None:
+        _announce(reason)
+        return REFERENCE
+    return TRITON if _suits("Triton", channels, dtype) else REFERENCE
+
+
+def _suits(kernels: str, channels: int, dtype: torch.dtype) -> bool:
     if dtype != torch.float32:
-        _announce(f"the compiled kernels compute in float32, not {dtype}")
-        return REFERENCE
+        _announce(f"the {kernels} kernels compute in float32, not {dtype}")
+        return False
     if channels not in CHANNELS:
-        _announce(f"the compiled kernels have 16, 32 or 64 channels, not {channels}")
-        return REFERENCE
-    return COMPILED
+        _announce(f"the {kernels} kernels have 16, 32 or 64 channels, not {channels}")
+        return False
+    return True
+
+
+@functools.cache
+def _why_not_triton(device: torch.device) -> str | None:
+    """None where the Triton kernels run on this GPU, otherwise the reason why they do not."""
+    if importlib.util.find_spec("triton") is None:
+        return "its kernels for GPUs need Triton; pip install triton"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        return f"its kernels need a GPU of compute capability 8.0, not {capability[0]}.{capability[1]}"
+    return None
 
 
 def operator(name: str, reference: Callable[..., None], weight: Tensor) -> Callable[..., None]:

@@ -1,0 +1,49 @@
+"""Which implementation of the stages runs where."""
+
+import logging
+
+import pytest
+import torch
+
+from famkern.ops import route
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.delenv("FAMKERN_REFERENCE", raising=False)
+    route._announce.cache_clear()
+
+
+def test_a_gpu_has_a_route_of_its_own(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
+    with caplog.at_level(logging.WARNING):
+        assert {route.choose(CUDA, C, torch.float32) for C in (16, 32, 64)} == {route.TRITON}
+    assert not caplog.text
+
+
+def test_what_triton_does_not_have_takes_the_reference_and_the_log_says_so(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
+    assert route.choose(CUDA, 16, torch.float64) is route.REFERENCE
+    assert "float32, not torch.float64" in caplog.text
+    assert route.choose(CUDA, 24, torch.float32) is route.REFERENCE
+    assert "16, 32 or 64 channels, not 24" in caplog.text
+
+
+def test_the_reference_can_be_asked_for_on_a_gpu(monkeypatch) -> None:
+    monkeypatch.setenv("FAMKERN_REFERENCE", "1")
+    assert route.choose(CUDA, 16, torch.float32) is route.REFERENCE
+
+
+def test_an_old_gpu_and_a_missing_triton_are_named(monkeypatch, caplog) -> None:
+    route._why_not_triton.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(route.importlib.util, "find_spec", lambda _: object())
+    assert route.choose(CUDA, 16, torch.float32) is route.REFERENCE
+    assert "compute capability 8.0, not 7.5" in caplog.text
+    route._why_not_triton.cache_clear()
+    monkeypatch.setattr(route.importlib.util, "find_spec", lambda _: None)
+    assert route.choose(CUDA, 16, torch.float32) is route.REFERENCE
+    assert "pip install triton" in caplog.text
+    route._why_not_triton.cache_clear()
