@@ -9,13 +9,15 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench sanitize build clean help
+.PHONY: demo test lint format bench native cross sanitize build clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
 	@echo "make test     set up and run the tests"
 	@echo "make lint     ruff, mypy, clang-format"
 	@echo "make format   let ruff and clang-format rewrite the sources"
+	@echo "make native   test the C++ kernels without torch, on every instruction set of this machine"
+	@echo "make cross    the same for aarch64, under an emulator"
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make clean    remove the environment and everything built"
@@ -28,34 +30,55 @@ demo: build
 test: build
 	$(BIN)/python -m pytest $(PYTEST)
 
+# All C++ and CUDA.
+SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.cpp' 'tests/native/*.h'
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files $(SOURCES))
 
 format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+	$(BIN)/clang-format -i $$(git ls-files $(SOURCES))
 
 bench: build
 	$(BIN)/python -m pip install -q -e '.[bench]'
 	$(BIN)/python -m pytest benchmarks -q $(PYTEST)
 
-# In a copy, so that the ordinary build stays as it is.
-SANITIZERS := address,undefined
+# The CPU kernels without torch: the objects that the package is linked from, on every instruction set of this machine...
+KERNELS := $(basename $(notdir $(wildcard csrc/cpu/kernels/*.cpp)))
+NATIVE  := -std=c++17 -ffp-contract=off -Wall -Wextra -Icsrc -DFAMKERN_ISA=portable -DFAMKERN_ISA_PORTABLE -pthread
+native: build
+	@mkdir -p build/native
+	$(CXX) -O2 $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o build/native/test
+	build/native/test
+
+# ... and compiled for aarch64, under an emulator.
+CROSS    := aarch64-linux-gnu-g++
+EMULATOR := qemu-aarch64
+cross:
+	@for tool in $(CROSS) $(EMULATOR); do command -v $$tool >/dev/null || { echo "make cross needs $$tool" \
+	    "(on Debian and Ubuntu: apt install g++-aarch64-linux-gnu qemu-user)"; exit 1; }; done
+	@mkdir -p build/cross
+	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
+	$(EMULATOR) build/cross/test
+
+# In a copy, so that the ordinary build stays as it is: first without torch, then the operators as Python calls them.
+SANITIZE := -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r setup.py pyproject.toml README.md LICENSE csrc famkern kernels training tests build/sanitize
 	rm -f build/sanitize/famkern/*.so
-	cd build/sanitize && LDFLAGS="-fsanitize=$(SANITIZERS)" \
-	    CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZERS) -fno-sanitize-recover=undefined" \
-	    $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/sanitize && CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	    $(abspath $(BIN)/python) setup.py -q build_ext --inplace
+	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
-	    LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	    $(CURDIR)/$(BIN)/python -m pytest -q tests/ops/test_stages.py \
-	    -k "formulas and 16 or leave_the_bits or batch or halo or 16_bits or past_the_caches or several"
+	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py \
+	    -k "formulas and 16 or batch or halo or 16_bits or past_the_caches or several or fit_is_refused or strided or \
+	        leaves_the_bits or wrong_shapes or paper_s_formula or strides or every_half_precision or read_beyond"
 
 # Compiled parts are brought up to date by ninja in well under a second where nothing changed.
 build: $(VENV)/.installed

@@ -1,22 +1,17 @@
 // Registers the stages of the network for the CPU; contracts are in famkern/ops/{head,block,group,tail}.py. Here a call
-// is checked for what memory safety needs and cut into tasks, for as many threads as torch is set to.
+// is checked for what memory safety needs and run on as many threads as torch is set to.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/stage.h"
-#include "cpu/team.h"
+#include "cpu/tasks.h"
 
 namespace famkern {
 
@@ -27,98 +22,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// ---- the cut into tasks -------------------------------------------------------------------------------------------
-
-// Blocks of columns whose rings fit an L2 cache; by width and channels alone.
-int64_t column_blocks(int64_t tiles_across, int channels) {
-    const int64_t most_tiles = std::max(24, 2048 / channels);
-    return (tiles_across + most_tiles - 1) / most_tiles;
-}
-
-// Runs of strips: as few as keep all threads busy, since every run computes (convolutions - 1) strips more on either
-// side.
-int64_t strip_runs(int64_t strips, int64_t blocks, int64_t threads, int convolutions) {
-    int64_t best = 1;
-    double least = 0;
-    for (int64_t runs = 1; runs <= std::min(strips, 4 * threads); ++runs) {
-        const double turns = double((runs * blocks + threads - 1) / threads);
-        const double cost = turns * (double(strips) / double(runs) + (convolutions - 1));
-        if (runs == 1 || cost < 0.99 * least) best = runs, least = cost;
-    }
-    return best;
-}
-
-std::vector<Task> cut(const StageCall& call, int64_t blocks, int64_t threads) {
-    const int64_t strips = (call.rows + kTileSide - 1) / kTileSide;
-    const int64_t tiles = (call.width + kTileSide - 1) / kTileSide;
-    const int64_t runs = strip_runs(strips, blocks * call.batch, threads, call.convolutions);
-    std::vector<Task> tasks;
-    for (int64_t image = 0; image < call.batch; ++image)
-        for (int64_t run = 0; run < runs; ++run)
-            for (int64_t block = 0; block < blocks; ++block)
-                tasks.push_back({image, run * strips / runs, (run + 1) * strips / runs, block * tiles / blocks,
-                                 (block + 1) * tiles / blocks, block});
-    return tasks;
-}
-
-using Scratch = std::unique_ptr<void, decltype(&std::free)>;
-
-int64_t whole_pages(int64_t bytes) { return (bytes + 4095) / 4096 * 4096; }
-
-Scratch allocate(int64_t bytes) {
-    void* data = std::aligned_alloc(4096, size_t(whole_pages(bytes)));
-    if (data == nullptr) throw std::bad_alloc();
-    return {data, &std::free};
-}
-
-// The memory that a call works in.
-struct Workspace {
-    int64_t blocks, packed, scratch, partial;  // of columns; bytes: of all weights, of a worker, of one map's sums
-
-    Workspace(const StageCall& call) {
-        const int64_t tiles = (call.width + kTileSide - 1) / kTileSide;
-        blocks = column_blocks(tiles, call.channels);
-        packed = whole_pages(stage_kernels().packed_bytes(call));
-        scratch = whole_pages(stage_kernels().scratch_bytes(call, (tiles + blocks - 1) / blocks));
-        partial = call.batch * call.rows * blocks * call.channels * int64_t(sizeof(double));
-    }
-};
-
-void run(const StageCall& call) {
-    if (call.batch == 0 || call.rows == 0 || call.width == 0) return;
-    const StageKernels& kernels = stage_kernels();
-    const Workspace workspace(call);
-    const int64_t blocks = workspace.blocks;
-    const std::vector<Task> tasks = cut(call, blocks, torch::stable::get_num_threads());
-    const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), int64_t(tasks.size()));
-    const Scratch memory = allocate(workspace.packed + workers * workspace.scratch);
-    char* const packed = static_cast<char*>(memory.get());
-    kernels.pack(call, packed);
-    std::vector<double> sums[2];
-    double* partial[2] = {};
-    const int64_t row_sums = call.batch * call.rows * call.channels;
-    for (int i = 0; i < 2; ++i)
-        if (call.sums[i] != nullptr) {
-            sums[i].resize(row_sums * blocks);
-            partial[i] = sums[i].data();
-        }
-
-    std::atomic<int64_t> next{0};
-    Team::run(workers, [&](int64_t worker) {
-        void* const scratch = packed + workspace.packed + worker * workspace.scratch;
-        for (int64_t t = next++; t < int64_t(tasks.size()); t = next++)
-            kernels.run(call, tasks[t], packed, scratch, partial, blocks);
-    });
-
-    for (int i = 0; i < 2; ++i)  // block by block from left to right, whoever computed them
-        for (int64_t row = 0; call.sums[i] != nullptr && row < row_sums / call.channels; ++row)
-            for (int c = 0; c < call.channels; ++c) {
-                double sum = 0;
-                for (int64_t block = 0; block < blocks; ++block)
-                    sum += partial[i][(row * blocks + block) * call.channels + c];
-                call.sums[i][row * call.channels + c] = sum;
-            }
-}
+void run(const StageCall& call) { run_stage(stage_kernels(), call, torch::stable::get_num_threads()); }
 
 // ---- checks -------------------------------------------------------------------------------------------------------
 
@@ -341,6 +245,6 @@ extern "C" __attribute__((visibility("default"))) int64_t famkern_stage_workspac
     call.width = width;
     for (auto& convolution : call.convolution) convolution = {nullptr, nullptr, call.channels, call.channels};
     call.convolutions = famkern::kMaxConvolutions;
-    const famkern::Workspace workspace(call);
+    const famkern::Workspace workspace(famkern::stage_kernels(), call);
     return workspace.packed + threads * workspace.scratch + 2 * workspace.partial;
 }

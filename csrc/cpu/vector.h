@@ -98,6 +98,8 @@ FAMKERN_INLINE Vec load(const Half* p) {
     return Vec(_mm512_maskz_cvtph_ps(-1, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(FAMKERN_ISA_AVX2)
     return Vec(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__aarch64__)
+    return Vec(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits))));
 #else
     _Float16 values[kLanes];
     std::memcpy(values, p, sizeof values);
@@ -121,6 +123,8 @@ FAMKERN_INLINE void store(Half* p, Vec v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(-1, v, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(FAMKERN_ISA_AVX2)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(v)));
 #else
     _Float16 values[kLanes];
     for (int i = 0; i < kLanes; ++i) values[i] = _Float16(v[i]);

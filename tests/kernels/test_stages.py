@@ -225,7 +225,8 @@ def test_the_engine_runs_on_the_kernels(kernels, device, monkeypatch) -> None:
 @pytest.mark.parametrize("device", ["cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("C", [16, 32, 64])
-def test_the_whole_network(C, dtype, device) -> None:
+def test_the_whole_network(C, dtype, device, monkeypatch) -> None:
+    monkeypatch.setenv("FAMKERN_TRITON", "1")
     model, picture = Student(channels=C).eval(), torch.rand(3, 123, 211)
     assert route.choose(torch.device(device), C, torch.float32) is route.TRITON
     right = Dehazer(model, device="cpu", dtype="float64")(picture.double())

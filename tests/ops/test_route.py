@@ -13,6 +13,7 @@ CUDA = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.delenv("FAMKERN_REFERENCE", raising=False)
+    monkeypatch.setenv("FAMKERN_TRITON", "1")
     route._announce.cache_clear()
 
 
@@ -47,3 +48,10 @@ def test_an_old_gpu_and_a_missing_triton_are_named(monkeypatch, caplog) -> None:
     assert route.choose(CUDA, 16, torch.float32) is route.REFERENCE
     assert "pip install triton" in caplog.text
     route._why_not_triton.cache_clear()
+
+
+def test_untried_kernels_have_to_be_asked_for(monkeypatch, caplog) -> None:
+    monkeypatch.delenv("FAMKERN_TRITON")
+    monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
+    assert route.choose(CUDA, 16, torch.float32) is route.REFERENCE
+    assert "FAMKERN_TRITON=1 uses them" in caplog.text
