@@ -8,12 +8,12 @@ Batch 2, 240 x 240, float32, on the CPU, AdamW. The teacher's output is given: w
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -77,6 +77,12 @@ class Training:
         self.optimiser.step()
 
 
+def high_water() -> int:
+    """Bytes of resident memory that this process has had at most; getrusage would tell of its parent too."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def peak_bytes(network: str, affinity: str) -> int:
     """What two steps add to the process's peak of resident memory, in a process of its own."""
     command = [sys.executable, __file__, json.dumps([network, affinity])]
@@ -118,7 +124,7 @@ def test_training_step() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
     training = Training(*json.loads(sys.argv[1]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     training.step()
     training.step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(high_water() - before)
