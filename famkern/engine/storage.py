@@ -27,6 +27,9 @@ IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}  # file systems that would put the sp
 HUGE = 16 << 20  # bytes from which memory is asked for in huge pages: a quarter of the time to get at it at first
 
 
+KEPT = 256 << 20  # bytes that stay with the process between runs: maps of about a megapixel
+
+
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor whose memory, on the CPU, goes back to the system at once when it is freed.
 
@@ -47,8 +50,8 @@ def _map_memory(size: int) -> mmap.mmap:
 class Reserve:
     """The memory of the last run's maps, kept for a next run of the same size.
 
-    The system clears every page that a process gets at first, which takes a tenth of a run. What is kept here it may take
-    back whenever it is short of memory; a run of another size gives it up.
+    The system clears every page that a process gets at first, which takes a tenth of a run. Beyond KEPT bytes it may take
+    back what is kept here whenever it is short of memory; a run of another size gives all of it up.
     """
 
     def __init__(self) -> None:
@@ -67,7 +70,7 @@ class Reserve:
         """Have these for the next run, unless one that ran beside it left some."""
         with self._lock:
             if not self._kept:
-                for memory in memories:
+                for memory in memories if sum(map(len, memories)) > KEPT else ():
                     memory.madvise(mmap.MADV_FREE)
                 self._kept = memories
 
