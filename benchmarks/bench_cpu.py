@@ -148,8 +148,11 @@ def test_cpu_against_other_engines(size, gate, capsys, benchmark):
         assert (result - expected).abs().max() < (1e-4 if "16" not in name else 1e-2), name
     for turn in range(ROUNDS if size == "512" else 3):
         for name, run in runs.items():
-            if turn == 0 or times[name][0] < SLOW:
-                times[name].append(seconds(run, image))
+            if turn > 0 and times[name][0] > SLOW:
+                continue
+            if not times[name] or times[name][0] < SLOW:
+                run(image)  # what the engine before it left in the caches and in idle threads is not this one's time
+            times[name].append(seconds(run, image))
     benchmark.pedantic(runs["famkern"], (image,), rounds=3)
     medians = {name: statistics.median(values) for name, values in times.items()}
     benchmark.extra_info |= medians

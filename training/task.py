@@ -19,6 +19,7 @@ from .recipe import Loss, Recipe
 T = TypeVar("T")
 
 CHARBONNIER_EPSILON = 1e-3
+PSNR_EPSILON = 1e-5  # 50 dB
 
 
 class Task(LightningModule):
@@ -84,7 +85,10 @@ class Task(LightningModule):
 
 
 def restoration_loss(kind: Loss, output: Tensor, clear: Tensor) -> Tensor:
-    """Mean difference of two pictures (B, 3, H, W): "l1", "mse", or "charbonnier", sqrt(difference^2 + 1e-6).
+    """Mean difference of two pictures (B, 3, H, W).
+
+    "l1", "mse", "charbonnier", sqrt(difference^2 + 1e-6), or "psnr", the mean over pictures of 0.1 ln(MSE + 1e-5), that is
+    of the PSNR up to its scale, with a bound on what a nearly perfect picture can add.
 
     The output comes unclamped: where a clamp cuts, nothing would pull the output back.
     """
@@ -92,6 +96,8 @@ def restoration_loss(kind: Loss, output: Tensor, clear: Tensor) -> Tensor:
         return F.mse_loss(output, clear)
     if kind == "l1":
         return F.l1_loss(output, clear)
+    if kind == "psnr":
+        return 0.1 * torch.log((output - clear).square().mean((1, 2, 3)) + PSNR_EPSILON).mean()
     return torch.sqrt((output - clear).square() + CHARBONNIER_EPSILON**2).mean()
 
 

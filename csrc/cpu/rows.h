@@ -69,26 +69,41 @@ struct PixelAttention {
 
     // Calls body(i, weight) for every vector of `count` pixels, i its first element.
     template <class T, class Body>
-    void operator()(const T* pixels, int64_t count, const Body& body) const {
-        for (int64_t first = 0; first < count; first += kLanes) {
-            const int64_t here = least(kLanes, count - first);
-            Vec logit = broadcast(bias2[0]);
-            for (int u = 0; u < C / 8; ++u) {
-                const Vec hidden = sum_lanes([&](int i) __attribute__((always_inline)) {
-                    const T* p = pixels + (first + least(i, here - 1)) * C;
-                    Vec sum = load(p) * load(weight1[u]);
-                    for (int c = kLanes; c < C; c += kLanes) sum = fma(load(p + c), load(weight1[u] + c), sum);
-                    return sum;
-                });
-                logit = fma(maximum(hidden + bias1[u], Vec{}), broadcast(weight2[u]), logit);
-            }
-            float weights[kLanes];
-            store(weights, sigmoid(logit));
-            for (int64_t i = 0; i < here; ++i)
-                for (int c = 0; c < C; c += kLanes) body((first + i) * C + c, broadcast(weights[i]));
+    void operator()(const T* pixels, int64_t count, const Body body) const {
+        int64_t first = 0;
+        for (; first + kLanes <= count; first += kLanes) some(pixels + first * C, first, kLanes, body);
+        if (first < count) {
+            T filled[kLanes * C] = {};  // the last few, for memory behind them may be nobody's
+            std::memcpy(filled, pixels + first * C, (count - first) * C * sizeof(T));
+            some(filled, first, count - first, body);
         }
     }
+
+   private:
+    template <class T, class Body>
+    FAMKERN_INLINE void some(const T* pixels, int64_t first, int64_t count, const Body body) const {
+        Vec logit = broadcast(bias2[0]);
+        for (int u = 0; u < C / 8; ++u) {
+            const Vec hidden = sum_lanes([&](int i) __attribute__((always_inline)) {
+                const T* p = pixels + i * C;
+                Vec sum = load(p) * load(weight1[u]);
+                for (int c = kLanes; c < C; c += kLanes) sum = fma(load(p + c), load(weight1[u] + c), sum);
+                return sum;
+            });
+            logit = fma(maximum(hidden + bias1[u], Vec{}), broadcast(weight2[u]), logit);
+        }
+        alignas(64) float weights[kLanes];
+        store(weights, sigmoid(logit));
+        for (int64_t i = 0; i < count; ++i)
+            for (int c = 0; c < C; c += kLanes) body((first + i) * C + c, broadcast(weights[i]));
+    }
 };
+
+// sums[c] += sum of channel c.
+template <int C>
+FAMKERN_INLINE void add_lanes(const Vec (&sum)[C / kLanes], double* sums) {
+    for (int c = 0; c < C; ++c) sums[c] += double(sum[c / kLanes][c % kLanes]);
+}
 
 // Stores `count` pixels as maps are stored and adds them to the sums of their row, if there are any: in float here,
 // over one run of tiles at most, and then in double.
@@ -104,7 +119,7 @@ void emit(const float* from, T* to, int64_t count, double* sums) {
                 store(to + i + part * kLanes, v);
             sum[part] += v;
         }
-    for (int c = 0; sums != nullptr && c < C; ++c) sums[c] += double(sum[c / kLanes][c % kLanes]);
+    if (sums != nullptr) add_lanes<C>(sum, sums);
 }
 
 }  // namespace

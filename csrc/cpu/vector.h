@@ -182,32 +182,47 @@ FAMKERN_INLINE Vec sigmoid(Vec x) {
     return 1.0f / (1.0f + e);
 }
 
+// Half of summing lanes: one vector of sums of two neighbours from two vectors. A blend runs beside an addition, which
+// a shuffle often cannot: of what must cross lanes one operand is blended only.
+#if defined(FAMKERN_ISA_AVX512)
+// In each four lanes: a0 + a2, a1 + a3, b0 + b2, b1 + b3.
+FAMKERN_INLINE Vec sum_twos(Vec a, Vec b) {
+    return Vec(_mm512_mask_blend_ps(0xcccc, a, b)) + Vec(_mm512_maskz_shuffle_ps(-1, a, b, 0x4e));
+}
+// In each four lanes: a0 + a1, b0 + b1, a2 + a3, b2 + b3.
+FAMKERN_INLINE Vec sum_neighbours(Vec a, Vec b) {
+    return Vec(_mm512_mask_blend_ps(0xaaaa, a, b)) +
+           Vec(_mm512_maskz_permute_ps(-1, _mm512_mask_blend_ps(0x5555, a, b), 0xb1));
+}
+#elif defined(FAMKERN_ISA_AVX2)
+FAMKERN_INLINE Vec sum_twos(Vec a, Vec b) {
+    return Vec(_mm256_blend_ps(a, b, 0xcc)) + Vec(_mm256_shuffle_ps(a, b, 0x4e));
+}
+FAMKERN_INLINE Vec sum_neighbours(Vec a, Vec b) {
+    return Vec(_mm256_blend_ps(a, b, 0xaa)) + Vec(_mm256_permute_ps(_mm256_blend_ps(a, b, 0x55), 0xb1));
+}
+#endif
+
 // out[i] = sum of the lanes of p(i), for i in 0 .. kLanes - 1. Every sum is added in the same order.
 template <class Product>
 FAMKERN_INLINE Vec sum_lanes(const Product& p) {
 #if defined(FAMKERN_ISA_AVX512) || defined(FAMKERN_ISA_AVX2)
-    const auto four =
-        [&](int i) __attribute__((always_inline)) {  // in each 128-bit part: that part's sums of p(i) .. p(i + 3)
-            const auto pair = [](Vec a, Vec b) __attribute__((always_inline)) {
-#if defined(FAMKERN_ISA_AVX512)
-                return Vec(_mm512_maskz_shuffle_ps(-1, a, b, 0x88)) + Vec(_mm512_maskz_shuffle_ps(-1, a, b, 0xdd));
-#else
-                return Vec(_mm256_shuffle_ps(a, b, 0x88)) + Vec(_mm256_shuffle_ps(a, b, 0xdd));
+    const auto four = [&](int i)
+                          __attribute__((always_inline)) {  // in each four lanes: those lanes' sums of p(i) .. p(i + 3)
+                              return sum_neighbours(sum_twos(p(i), p(i + 2)), sum_twos(p(i + 1), p(i + 3)));
+                          };
 #endif
-            };
-            const Vec first = pair(p(i), p(i + 1)), second = pair(p(i + 2), p(i + 3));
-            return pair(first, second);
-        };
 #if defined(FAMKERN_ISA_AVX512)
-    const auto parts = [](Vec a, Vec b) __attribute__((always_inline)) {
-        return Vec(_mm512_maskz_shuffle_f32x4(-1, a, b, 0x88)) + Vec(_mm512_maskz_shuffle_f32x4(-1, a, b, 0xdd));
+    // The same two steps on quarters of a vector.
+    const auto twos = [](Vec a, Vec b) __attribute__((always_inline)) {
+        return Vec(_mm512_mask_blend_ps(0xff00, a, b)) + Vec(_mm512_maskz_shuffle_f32x4(-1, a, b, 0x4e));
     };
-    const Vec low = parts(four(0), four(4)), high = parts(four(8), four(12));
-    return parts(low, high);
-#else
+    const Vec a = twos(four(0), four(8)), b = twos(four(4), four(12));
+    const Vec crossed = Vec(_mm512_mask_blend_ps(0x0f0f, a, b));
+    return Vec(_mm512_mask_blend_ps(0xf0f0, a, b)) + Vec(_mm512_maskz_shuffle_f32x4(-1, crossed, crossed, 0xb1));
+#elif defined(FAMKERN_ISA_AVX2)
     const Vec low = four(0), high = four(4);
-    return Vec(_mm256_permute2f128_ps(low, high, 0x20)) + Vec(_mm256_permute2f128_ps(low, high, 0x31));
-#endif
+    return Vec(_mm256_blend_ps(low, high, 0xf0)) + Vec(_mm256_permute2f128_ps(low, high, 0x21));
 #else
     Vec sums = {};
     for (int i = 0; i < kLanes; ++i) {

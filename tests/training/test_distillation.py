@@ -45,6 +45,8 @@ def test_the_losses_are_their_formulas():
     assert torch.equal(restoration_loss("l1", a, b), (a - b).abs().mean())
     assert torch.equal(restoration_loss("mse", a, b), F.mse_loss(a, b))
     torch.testing.assert_close(restoration_loss("charbonnier", a, b), ((a - b) ** 2 + 1e-6).sqrt().mean())
+    each = torch.stack([F.mse_loss(x, y) for x, y in zip(a, b, strict=True)])
+    torch.testing.assert_close(restoration_loss("psnr", a, b), 0.1 * torch.log(each + 1e-5).mean())
 
 
 @pytest.mark.parametrize("scale", ["paper", "rms"])

@@ -67,7 +67,7 @@ def test_what_is_given_replaces_the_preset():
         loss="mse",
     )
     assert recipe.student(None, given) == given, "on resuming, what is not given is the run's"
-    assert recipe.student("default", given, folders=FOLDERS).loss == "l1"
+    assert recipe.student("default", given, folders=FOLDERS).loss == "psnr"
     phases = recipe.teacher(None, folders=FOLDERS, phases=["96x8@0.5", "64x2@1"]).phases
     assert phases == (Phase(0.5, 96, 8), Phase(1.0, 64, 2))
 

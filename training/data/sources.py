@@ -142,7 +142,8 @@ class _KnownDepth(ABC):
         picture = store.picture(self.path)
         window = view.window(rng, *picture.shape[:2], resample=True)
         clear = window.cut(picture)
-        hazy, transmission = self.haze.add(clear, window.cut(self.depth(store)), rng)
+        clear, depth = view.tone(rng, clear), window.cut(self.depth(store))
+        hazy, transmission = self.haze.add(clear, depth, rng)
         return Sample(hazy, clear, transmission)
 
     @abstractmethod
@@ -212,6 +213,7 @@ class PhotoScene:
             sky = likeness(clear, store.get(("sky", self.path), lambda: find_sky(store.picture(self.path))), box)
             if sky is not None:
                 depth = depth + sky * np.float32(rng.uniform(*self.haze.sky))
+        clear = view.tone(rng, clear)
         hazy, transmission = self.haze.add(clear, depth, rng)
         return Sample(hazy, clear, transmission)
 

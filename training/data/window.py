@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SCALES = (0.6, 1.2)  # of crops that are resampled: from sharper than the camera's picture to a little softer
-RESAMPLED = 0.5  # share of them; the others keep the picture's own pixels
+from .store import Pixels
+from .tones import retoned
+
+SCALES = (0.2, 1.2)  # of crops that are resampled: from a whole room in a hundred pixels to a little softer than it was
+RESAMPLED = 0.7  # share of them; the others keep the picture's own pixels
+RETONED = 0.5  # share of crops in another tone, of pictures that are hazed anew
 ROOM = 3  # crops that the shorter side of a reduced picture still has room for
 
 
@@ -51,12 +55,15 @@ class View(Protocol):
     def window(self, rng: np.random.Generator, height: int, width: int, *, resample: bool) -> Window:
         """The part of the picture to show, `resample`: at any scale that suits."""
 
+    def tone(self, rng: np.random.Generator, clear: Pixels) -> Pixels:
+        """A clear part in the tone in which to show it, before haze is added."""
+
 
 @dataclass(frozen=True)
 class Crop:
     """A random square, shown as `size` x `size` pixels.
 
-    With `resample`, half of the squares are larger or smaller than `size`. A picture with a side shorter than the square
+    With `resample`, most squares are larger or smaller than `size`. A picture with a side shorter than the square
     is shown from the largest square that it has room for: enlarged, if that is smaller than `size`.
     """
 
@@ -74,6 +81,10 @@ class Crop:
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         return Window(top, left, side, side, self.size, self.size)
 
+    def tone(self, rng: np.random.Generator, clear: Pixels) -> Pixels:
+        """Its own or any."""
+        return retoned(clear, rng) if rng.random() < RETONED else clear
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -89,3 +100,7 @@ class Whole:
         """All of it."""
         scale = min(1.0, self.limit / max(height, width))
         return Window(0, 0, height, width, max(1, round(height * scale)), max(1, round(width * scale)))
+
+    def tone(self, rng: np.random.Generator, clear: Pixels) -> Pixels:
+        """Its own: one clear picture serves many hazy ones."""
+        return clear

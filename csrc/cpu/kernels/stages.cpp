@@ -26,7 +26,7 @@ class Runner {
    public:
     static int64_t scratch_floats(const StageCall& call, int64_t tiles) {
         const int64_t columns = kTileSide * (tiles + 2 * call.convolutions);
-        int64_t floats = kPictureRows * picture_stride_for(columns) + kP + kQ + kResult;
+        int64_t floats = kPictureRows * picture_stride_for(columns) + kP + kQ;
         for (int level = 0; level < call.convolutions; ++level) floats += ring_rows(level) * ring_stride(columns, C);
         return floats;
     }
@@ -58,8 +58,7 @@ class Runner {
         }
         P = scratch;
         Q = P + kP;
-        result = Q + kQ;
-        picture = result + kResult;
+        picture = Q + kQ;
         picture_stride = picture_stride_for(columns);
         std::memset(P, 0, kP * sizeof(float));  // tiles that fill up a group read it and are thrown away
         clear_borders();
@@ -83,7 +82,7 @@ class Runner {
     }
 
    private:
-    static constexpr int64_t kP = 6 * kColumns * C, kQ = 6 * 4 * kRun * C, kResult = 4 * 4 * kRun * C;
+    static constexpr int64_t kP = 6 * kColumns * C, kQ = 6 * 4 * kRun * C;
     static constexpr int64_t kPictureRows = 4, kFarAbove = 1 << 20;
     static int64_t picture_stride_for(int64_t columns) { return round_up(3 * (columns + 2), 16); }
 
@@ -121,20 +120,41 @@ class Runner {
             return;
         }
         if (call.kind == StageKind::head) {
-            lift_row(y, row);
+            lift_row(y, row, write_x(y));
         } else if (tail) {
             weigh_row(y, row);
-            attention(row, count, [&](int64_t i, Vec weight) { store(row + i, load(row + i) * weight); });
+            attention(row, count, [=](int64_t i, Vec weight) { store(row + i, load(row + i) * weight); });
         } else {
             const T *x = input(0, y, x0), *z = input(1, y, x0);
             const float* gate = call.gate + task.image * C;
-            attention(z, count, [&](int64_t i, Vec weight) {
-                store(row + i, fma(load(z + i) * load(gate + i % C), weight, load(x + i)));
+            const WriteX out = write_x(y);
+            attention(z, count, [=](int64_t i, Vec weight) {
+                const Vec v = fma(load(z + i) * load(gate + i % C), weight, load(x + i));
+                store(row + i, v);
+                out(i, v);
             });
         }
-        if (call.out_x.data != nullptr && y >= own_first_row && y < own_end_row)
-            emit_row(ring[0].at(y, own_first_column), pixel<T>(call.out_x, y, own_first_column),
-                     own_end_column - own_first_column, nullptr);
+    }
+
+    // Writes the task's own part of a row of x' to out_x; i counts from the source's first column.
+    struct WriteX {
+        T* to;
+        int64_t first, end;
+        bool past_caches;
+
+        FAMKERN_INLINE void operator()(int64_t i, Vec v) const {
+            if (i < first || i >= end) return;
+            if (past_caches)
+                stream(to + i, v);
+            else
+                store(to + i, v);
+        }
+    };
+
+    WriteX write_x(int64_t y) const {
+        if (call.out_x.data == nullptr || !own(y)) return {};
+        return {pixel<T>(call.out_x, y, source_first_column), (own_first_column - source_first_column) * C,
+                (own_end_column - source_first_column) * C, call.stream};
     }
 
     void look_ahead(int64_t y) {
@@ -169,7 +189,7 @@ class Runner {
     }
 
     // x = pre(normalised picture), directly: three input channels give too little to multiply for tiles.
-    void lift_row(int64_t y, float* row) {
+    void lift_row(int64_t y, float* row, const WriteX& out) {
         const int64_t x0 = source_first_column, x1 = source_end_column;
         for (next_picture_row = most(next_picture_row, y - 1); next_picture_row <= y + 1; ++next_picture_row)
             normalise_row(next_picture_row, x0, x1, picture_row(next_picture_row));
@@ -181,6 +201,7 @@ class Runner {
                     for (int i = 0; i < 9; ++i)
                         sum = fma(broadcast(rows[r][3 * x + i]), load(lift[r * 9 + i] + o), sum);
                 store(row + x * C + o, sum);
+                out(x * C + o, sum);
             }
     }
 
@@ -213,36 +234,74 @@ class Runner {
     }
 
     void finish_maps(int level, int64_t y, int64_t x, int64_t count) {
-        float* to[4];
-        for (int r = 0; r < 4; ++r) to[r] = level < n ? ring[level].at(y + r, x) : result + r * 4 * kRun * C;
-        const bool skips = group && level == 1, last = level == n;
+        const bool skips = group && level == 1;
         if (skips) {
             const T* skip[4];
             for (int r = 0; r < 4; ++r) skip[r] = input(2, least(most(y + r, -call.top), end_row - 1), x);
-            finish(level, count, to, [&](int r, int64_t i, Vec v) { return v + load(skip[r] + i); });
-        } else if (last || tail) {
-            finish(level, count, to, [](int, int64_t, Vec v) { return v; });
+            finish_to(level, y, x, count, [&](int r, int64_t i, Vec v) { return v + load(skip[r] + i); });
+        } else if (level == n || tail) {
+            finish_to(level, y, x, count, [](int, int64_t, Vec v) { return v; });
         } else {
             const float* residual[4];
             for (int r = 0; r < 4; ++r) residual[r] = ring[level - 1].at(y + r, x);
-            finish(level, count, to,
-                   [&](int r, int64_t i, Vec v) { return maximum(v, Vec{}) + load(residual[r] + i); });
+            finish_to(level, y, x, count,
+                      [&](int r, int64_t i, Vec v) { return maximum(v, Vec{}) + load(residual[r] + i); });
         }
-        for (int r = 0; r < 4; ++r)
-            if (!inside(y + r)) std::memset(to[r], 0, count * C * sizeof(float));
-        if (skips || last) output(group && !skips ? 1 : 0, y, x, count, to);
     }
 
-    // to = combine(A^T Q + bias), four rows.
+    // Four rows of a level to its ring, and the task's own part of what a stage puts out to out[] and the sums of rows.
     template <class Combine>
-    void finish(int level, int64_t count, float* const (&to)[4], const Combine& combine) const {
-        const float* bias = call.convolution[level - 1].bias;
-        for (int64_t i = 0; i < count * C; i += kLanes) {
-            Vec m[6], o[4];
-            for (int r = 0; r < 6; ++r) m[r] = load(Q + r * 4 * kRun * C + i);
-            inverse(m, o);
-            for (int r = 0; r < 4; ++r) store(to[r] + i, combine(r, i, o[r] + load(bias + i % C)));
+    void finish_to(int level, int64_t y, int64_t x, int64_t count, const Combine& combine) {
+        const int64_t x0 = most(x, own_first_column), x1 = least(x + count, own_end_column);
+        if (level == n) {
+            if (x0 < x1)
+                call.stream ? put_out<true>(level, y, x, x0, x1, combine)
+                            : put_out<false>(level, y, x, x0, x1, combine);
+            return;
         }
+        float* to[4];
+        for (int r = 0; r < 4; ++r) to[r] = ring[level].at(y + r, x);
+        finish(level, 0, count, combine, [&](int r, int64_t i, int, Vec v) { store(to[r] + i, v); });
+        for (int r = 0; r < 4; ++r)
+            if (!inside(y + r)) std::memset(to[r], 0, count * C * sizeof(float));
+        for (int r = 0; group && level == 1 && x0 < x1 && r < 4; ++r)
+            if (own(y + r))
+                emit_row(to[r] + (x0 - x) * C, pixel<T>(call.out[0], y + r, x0), x1 - x0, sums_of(0, y + r));
+    }
+
+    // Of the last level, columns x0 .. x1 - 1 of the run at x.
+    template <bool kStream, class Combine>
+    void put_out(int level, int64_t y, int64_t x, int64_t x0, int64_t x1, const Combine& combine) {
+        const int index = n > 1 && group ? 1 : 0;
+        T* to[4];
+        Vec sum[4][C / kLanes] = {};
+        for (int r = 0; r < 4; ++r) to[r] = own(y + r) ? pixel<T>(call.out[index], y + r, x) : nullptr;
+        finish(level, x0 - x, x1 - x, combine, [&](int r, int64_t i, int part, Vec v) {
+            if (to[r] == nullptr) return;
+            if constexpr (kStream)
+                stream(to[r] + i, v);
+            else
+                store(to[r] + i, v);
+            sum[r][part] += v;
+        });
+        for (int r = 0; r < 4; ++r)
+            if (to[r] != nullptr) add_lanes<C>(sum[r], sums_of(index, y + r));
+    }
+
+    // put(r, i, combine(A^T Q + bias)) for four rows r and the elements i of pixels first .. end - 1.
+    template <class Combine, class Put>
+    void finish(int level, int64_t first, int64_t end, const Combine& combine, const Put& put) const {
+        const float* bias = call.convolution[level - 1].bias;
+        for (int64_t i = first * C; i < end * C; i += C)
+#pragma GCC unroll 4
+            for (int part = 0; part < C; part += kLanes) {
+                Vec m[6], o[4];
+                for (int r = 0; r < 6; ++r) m[r] = load(Q + r * 4 * kRun * C + i + part);
+                inverse(m, o);
+#pragma GCC unroll 4
+                for (int r = 0; r < 4; ++r)
+                    put(r, i + part, part / kLanes, combine(r, i + part, o[r] + load(bias + part)));
+            }
     }
 
     // out = clamp(A^T Q + bias + normalised picture).
@@ -262,13 +321,11 @@ class Runner {
         }
     }
 
-    // The task's own part of a strip goes to out[index] and into the sums of its rows.
-    void output(int index, int64_t y, int64_t x, int64_t count, const float* const (&from)[4]) {
-        const int64_t x0 = most(x, own_first_column), x1 = least(x + count, own_end_column);
-        for (int r = 0; x0 < x1 && r < 4; ++r)
-            if (y + r >= own_first_row && y + r < own_end_row)
-                emit_row(from[r] + (x0 - x) * C, pixel<T>(call.out[index], y + r, x0), x1 - x0,
-                         partial[index] + ((task.image * call.rows + y + r) * blocks + task.block) * C);
+    bool own(int64_t y) const { return y >= own_first_row && y < own_end_row; }
+
+    // The task's sums of row y of out[index].
+    double* sums_of(int index, int64_t y) const {
+        return partial[index] + ((task.image * call.rows + y) * blocks + task.block) * C;
     }
 
     void emit_row(const float* from, T* to, int64_t count, double* sums) const {
@@ -289,7 +346,7 @@ class Runner {
     const PixelAttention<C> attention;
     Ring ring[kMaxConvolutions];
     const float* U[kMaxConvolutions];
-    float *P, *Q, *result, *picture;
+    float *P, *Q, *picture;
     int64_t picture_stride, next_picture_row = -kFarAbove;
     alignas(64) float lift[27][C];  // [row, column, input][output]
     Ahead ahead;
