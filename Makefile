@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench native cross sanitize build clean help
+.PHONY: demo test lint format bench native cross emulate sanitize build clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -18,6 +18,7 @@ help:
 	@echo "make format   let ruff and clang-format rewrite the sources"
 	@echo "make native   test the C++ kernels without torch, on every instruction set of this machine"
 	@echo "make cross    the same for aarch64, under an emulator"
+	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make clean    remove the environment and everything built"
@@ -31,7 +32,7 @@ test: build
 	$(BIN)/python -m pytest $(PYTEST)
 
 # All C++ and CUDA.
-SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.cpp' 'tests/native/*.h'
+SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.cpp' 'tests/native/*.h' 'tests/cuda/*.cpp' 'tests/cuda/*.h'
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,6 +65,14 @@ cross:
 	@mkdir -p build/cross
 	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
 	$(EMULATOR) build/cross/test
+
+# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers.
+emulate:
+	@mkdir -p build/cuda
+	$(CXX) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -std=c++17 -Wall -Wextra -Icsrc \
+	    -Itests/native -Itests/cuda -DFAMKERN_ISA=portable -DFAMKERN_ISA_PORTABLE \
+	    -x c++ csrc/cuda/stages.cu tests/cuda/stages.cpp -o build/cuda/test
+	build/cuda/test
 
 # In a copy, so that the ordinary build stays as it is: first without torch, then the operators as Python calls them.
 SANITIZE := -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -1,10 +1,6 @@
-// The stages compute what the formulas say, whatever the size, the cut into bands and tasks, and the threads. The
-// contracts are in famkern/ops/{head,block,group,tail}.py, these tests' twins in tests/ops/test_stages.py.
-#include <functional>
-
-#include "cpu/stage.h"
+// The stages compute what the formulas say, whatever the size, the cut into bands and tasks, and the threads.
 #include "cpu/tasks.h"
-#include "maps.h"
+#include "stage_cases.h"
 
 namespace famkern {
 
@@ -13,129 +9,7 @@ FAMKERN_KERNELS(StageKernels, stage_kernels)
 namespace test {
 namespace {
 
-struct Stage {
-    StageKind kind;
-    const char* name;
-    int convolutions, maps;  // maps that it reads
-    bool picture, writes_x;
-    int outputs;  // of convolutions
-};
-constexpr Stage kStages[] = {
-    {StageKind::head, "head", 2, 0, true, true, 1},     {StageKind::block, "block", 2, 2, false, true, 1},
-    {StageKind::group, "group", 3, 3, false, false, 2}, {StageKind::last_group, "last_group", 1, 3, false, false, 1},
-    {StageKind::tail, "tail", 2, 3, true, false, 1},
-};
-constexpr Type kStorages[] = {Type::float32, Type::float16, Type::bfloat16};
-
-Storage storage_of(Type type) {
-    return type == Type::float32 ? Storage::float32 : type == Type::float16 ? Storage::float16 : Storage::bfloat16;
-}
-
-// ---- a case and its formulas ---------------------------------------------------------------------------------------
-
-struct Case {  // random weights and maps of a stage
-    const Stage& stage;
-    int channels;
-    Array picture;
-    std::vector<Array> maps;
-    Floats gate, pixel[4], mean = {0.64f, 0.6f, 0.58f}, std = {0.14f, 0.15f, 0.152f};
-    std::vector<Layer> layers;  // the head's first one lifts
-
-    Case(const Stage& stage, int channels, int64_t batch, int64_t rows, int64_t width)
-        : stage(stage), channels(channels), picture(batch, rows, width, 3) {
-        Random random(uint64_t(rows * 1000 + width));
-        picture.fill([&] { return random.uniform(); });
-        for (int m = 0; m < stage.maps; ++m) maps.push_back(Array(batch, rows, width, channels).fill(random));
-        for (int64_t i = 0; i < batch * channels * (tail() ? stage.maps : 1); ++i)
-            gate.push_back(float(random.uniform()));
-        const int hidden = channels / 8;
-        pixel[0] = random.floats(hidden * channels, 1 / std::sqrt(double(channels)));
-        pixel[1] = random.floats(hidden);
-        pixel[2] = random.floats(hidden);
-        pixel[3] = random.floats(1);
-        if (head()) layers.emplace_back(3, channels, random);
-        for (int i = 0; i < stage.convolutions; ++i)
-            layers.emplace_back(channels, tail() && i == 1 ? 3 : channels, random);
-    }
-
-    bool head() const { return stage.kind == StageKind::head; }
-    bool tail() const { return stage.kind == StageKind::tail; }
-    int64_t halo() const { return 1 + 4 * (stage.convolutions - 1); }
-    std::string name(InstructionSet isa, Type storage) const {
-        return name_of(isa) + ": " + stage.name + ", " + std::to_string(channels) + " channels, " +
-               kTypeNames[int(storage)] + ", " + std::to_string(picture.batch) + " x " + std::to_string(picture.rows) +
-               " x " + std::to_string(picture.width);
-    }
-};
-
-struct Results {
-    std::vector<Array> maps, sums;
-    bool operator==(const Results& other) const { return maps == other.maps && sums == other.sums; }
-};
-
-// Map `index` with every channel times its gate.
-Array gated(const Case& c, int64_t index) {
-    Array a = c.maps[index];
-    const int64_t gates = int64_t(c.gate.size()) / a.batch, first = c.tail() ? index * a.channels : 0;
-    for (int64_t i = 0; i < int64_t(a.values.size()); ++i)
-        a.values[i] *= c.gate[i / (a.rows * a.row()) * gates + first + i % a.channels];
-    return a;
-}
-
-// p sigmoid(W2 relu(W1 p + b1) + b2) for every pixel p
-Array attention(Array a, const Case& c) {
-    for (double* p = a.values.data(); p < a.values.data() + a.values.size(); p += a.channels) {
-        double logit = c.pixel[3][0];
-        for (size_t u = 0; u < c.pixel[1].size(); ++u) {
-            double hidden = c.pixel[1][u];
-            for (int64_t k = 0; k < a.channels; ++k) hidden += c.pixel[0][u * a.channels + k] * p[k];
-            logit += c.pixel[2][u] * std::max(hidden, 0.0);
-        }
-        for (int64_t k = 0; k < a.channels; ++k) p[k] *= sigmoid(logit);
-    }
-    return a;
-}
-
-Array normalised(const Case& c) {
-    Array a = c.picture;
-    for (size_t i = 0; i < a.values.size(); ++i) a.values[i] = (a.values[i] - c.mean[i % 3]) / c.std[i % 3];
-    return a;
-}
-
-Array row_sums(const Array& a) {  // (batch, rows, 1, channels)
-    Array sums(a.batch, a.rows, 1, a.channels, 0);
-    for (int64_t i = 0; i < int64_t(a.values.size()); ++i)
-        sums.values[i / a.row() * a.channels + i % a.channels] += a.values[i];
-    return sums;
-}
-
-// conv2(relu(conv1(x)) + x)
-Array block(const Array& x, const Layer& conv1, const Layer& conv2) {
-    return convolve(sum(relu(convolve(x, conv1)), x), conv2);
-}
-
-Results expected(const Case& c) {
-    Results results;
-    if (c.tail()) {
-        Array o = gated(c, 0);
-        for (int m = 1; m < c.stage.maps; ++m) o = sum(o, gated(c, m));
-        Array y = sum(convolve(convolve(attention(o, c), c.layers[0]), c.layers[1]), normalised(c));
-        for (double& value : y.values) value = std::min(std::max(value, 0.0), 1.0);
-        results.maps = {y};
-        return results;
-    }
-    Array x = c.head() ? convolve(normalised(c), c.layers[0]) : sum(attention(gated(c, 1), c), c.maps[0]);
-    if (c.stage.maps == 3) x = sum(convolve(x, c.layers[0]), c.maps[2]);  // the end of a group
-    results.maps = {x};
-    const size_t next = c.head() || c.stage.maps == 3;
-    if (c.layers.size() > next) results.maps.push_back(block(x, c.layers[next], c.layers[next + 1]));
-    for (size_t i = c.stage.writes_x; i < results.maps.size(); ++i) results.sums.push_back(row_sums(results.maps[i]));
-    return results;
-}
-
 // ---- running the kernels -------------------------------------------------------------------------------------------
-
-using Run = std::function<void(const StageCall&)>;
 
 Run on_threads(const StageKernels& kernels, int64_t threads) {
     return [&kernels, threads](const StageCall& call) { run_stage(kernels, call, threads); };
@@ -169,64 +43,6 @@ Run task_by_task(const StageKernels& kernels) {
         }
         add_blocks(call, partial, workspace.blocks);
     };
-}
-
-// The results of a stage run on bands of so many rows.
-Results computed(const Case& c, Type storage, int64_t band, int64_t halo, const Run& run) {
-    const int64_t batch = c.picture.batch, rows = c.picture.rows, width = c.picture.width;
-    const Type written = c.tail() ? Type::float32 : storage;
-    Results results;
-    results.maps.assign(c.stage.writes_x + c.stage.outputs, Array(batch, rows, width, c.tail() ? 3 : c.channels));
-    results.sums.assign(c.tail() ? 0 : c.stage.outputs, Array(batch, rows, 1, c.channels));
-    for (int64_t start = 0; start < rows; start += band) {
-        const int64_t stop = std::min(start + band, rows);
-        StageCall call{};
-        call.kind = c.stage.kind;
-        call.storage = storage_of(storage);
-        call.channels = c.channels;
-        call.batch = batch;
-        call.rows = stop - start;
-        call.width = width;
-        call.top = std::min(halo, start);
-        call.bottom = std::min(halo, rows - stop);
-
-        std::vector<Memory> inputs, outputs, sums;
-        std::vector<Map> maps;
-        const auto input = [&](const Array& array, Type type) {
-            const int64_t first = start - call.top, end = stop + call.bottom;
-            inputs.push_back(array.store(type, first, end));
-            return Map{inputs.back().data(), (end - first) * array.row()};
-        };
-        if (c.stage.picture) {
-            call.image = input(c.picture, Type::float32);
-            call.mean = c.mean.data();
-            call.std = c.std.data();
-        }
-        for (const Array& map : c.maps) maps.push_back(input(map, storage));
-        call.maps = maps.data();
-        call.map_count = c.stage.maps;
-        if (!c.head()) {
-            call.gate = c.gate.data();
-            for (int i = 0; i < 4; ++i) call.pixel[i] = c.pixel[i].data();
-        }
-        for (const Layer& layer : c.layers)
-            (layer.inputs == 3 ? call.lift : call.convolution[call.convolutions++]) = {
-                layer.weight.data(), layer.bias.data(), layer.inputs, layer.outputs};
-        for (const Array& map : results.maps) {
-            const int64_t stride = call.rows * map.row();
-            outputs.emplace_back(written, batch * stride);
-            const int index = int(outputs.size()) - 1 - c.stage.writes_x;
-            (index < 0 ? call.out_x : call.out[index]) = {outputs.back().data(), stride};
-        }
-        for (size_t i = 0; i < results.sums.size(); ++i) {
-            sums.emplace_back(Type::float64, batch * call.rows * c.channels);
-            call.sums[i] = sums.back().data<double>();
-        }
-        run(call);
-        for (size_t i = 0; i < outputs.size(); ++i) results.maps[i].load(outputs[i], start, stop);
-        for (size_t i = 0; i < sums.size(); ++i) results.sums[i].load(sums[i], start, stop);
-    }
-    return results;
 }
 
 // ---- tests ---------------------------------------------------------------------------------------------------------

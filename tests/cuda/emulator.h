@@ -1,0 +1,268 @@
+// The part of CUDA that csrc/cuda uses, on a CPU: one fiber a thread, blocks one after another.
+//
+// Made to show mistakes rather than to be fast. A warp runs as far as it gets, to the next barrier of its block, before
+// another one starts, first to last or last to first: what one warp reads of another's without a barrier is not there
+// yet, or gone already. Asynchronous copies happen when they are waited for. Shared memory is allocated anew for each
+// block, of exactly the size it asked for, and all NaN.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <new>
+#include <vector>
+
+#define FAMKERN_DEVICE inline
+#define FAMKERN_HOST_DEVICE
+#define FAMKERN_KERNEL(threads, blocks) inline void
+#define FAMKERN_UNROLL
+
+namespace famkern::cuda {
+
+namespace emulator {
+
+constexpr int kWarp = 32, kStack = 128 * 1024;
+enum class Waiting { nothing, warp, block };
+
+struct Copy {
+    void* to;
+    const void* from;
+};
+
+struct Fiber {
+    ucontext_t context;
+    Waiting waiting = Waiting::nothing;
+    bool done = false;
+    std::vector<Copy> copies;
+    std::unique_ptr<char[]> stack{new char[kStack]};
+    char message[64];  // to the other lanes of the warp
+};
+
+struct Index {
+    unsigned x = 0, y = 0, z = 0;
+};
+
+struct Grid {
+    std::vector<Fiber> fibers;
+    ucontext_t scheduler;
+    std::function<void()> body;
+    std::unique_ptr<char[], void (*)(void*)> shared{nullptr, &std::free};
+    int current = 0;
+    bool backwards = false;  // order of warps, and of lanes within them
+    Index block, blocks;
+};
+
+inline Grid grid;
+
+[[noreturn]] inline void fail(const char* what) {
+    std::fprintf(stderr, "emulated GPU: %s (block %u, %u)\n", what, grid.block.x, grid.block.y);
+    std::abort();
+}
+
+inline Fiber& fiber() { return grid.fibers[grid.current]; }
+
+inline void wait(Waiting what) {
+    Fiber& me = fiber();
+    me.waiting = what;
+    swapcontext(&me.context, &grid.scheduler);
+}
+
+inline void entry() {
+    grid.body();
+    Fiber& me = fiber();
+    if (!me.copies.empty()) fail("a thread ended with copies that it did not wait for");
+    me.done = true;
+    swapcontext(&me.context, &grid.scheduler);
+}
+
+// Runs a warp until all of its lanes wait for the block or are done.
+inline void run_warp(int first, int lanes) {
+    for (;;) {
+        int ran = 0, at_warp = 0, at_block = 0, done = 0;
+        for (int i = 0; i < lanes; ++i) {
+            grid.current = first + (grid.backwards ? lanes - 1 - i : i);
+            Fiber& f = fiber();
+            if (!f.done && f.waiting == Waiting::nothing) {
+                ++ran;
+                swapcontext(&grid.scheduler, &f.context);
+            }
+        }
+        for (int i = 0; i < lanes; ++i) {
+            const Fiber& f = grid.fibers[first + i];
+            done += f.done;
+            at_warp += !f.done && f.waiting == Waiting::warp;
+            at_block += !f.done && f.waiting == Waiting::block;
+        }
+        if (at_warp == lanes) {
+            for (int i = 0; i < lanes; ++i) grid.fibers[first + i].waiting = Waiting::nothing;
+        } else if (at_warp > 0) {
+            fail("some lanes of a warp are missing where all must meet");
+        } else if (ran == 0 || at_block + done == lanes) {
+            return;
+        }
+    }
+}
+
+inline void run_block(int threads, int64_t shared) {
+    // The last cache line is shortened to what was asked for, so that a sanitizer sees the first byte beyond.
+    grid.shared.reset(static_cast<char*>(std::malloc(size_t(shared))));
+    if (grid.shared == nullptr) throw std::bad_alloc();
+    std::memset(grid.shared.get(), 0xff, size_t(shared));
+    if (int(grid.fibers.size()) != threads) grid.fibers = std::vector<Fiber>(size_t(threads));
+    for (Fiber& f : grid.fibers) {
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack.get();
+        f.context.uc_stack.ss_size = kStack;
+        f.context.uc_link = nullptr;
+        f.waiting = Waiting::nothing;
+        f.done = false;
+        makecontext(&f.context, entry, 0);
+    }
+    const int warps = (threads + kWarp - 1) / kWarp;
+    for (int done = 0; done < threads;) {
+        for (int w = 0; w < warps; ++w) {
+            const int warp = grid.backwards ? warps - 1 - w : w, first = warp * kWarp;
+            run_warp(first, threads - first < kWarp ? threads - first : kWarp);
+        }
+        done = 0;
+        for (const Fiber& f : grid.fibers) done += f.done;
+        if (done != 0 && done != threads) fail("some threads ended where others wait for them");
+        for (Fiber& f : grid.fibers) f.waiting = Waiting::nothing;
+    }
+}
+
+inline int launch(int64_t blocks, int64_t images, int threads, int64_t shared, std::function<void()> body) {
+    grid.body = std::move(body);
+    grid.blocks = {unsigned(blocks), unsigned(images), 1};
+    for (int64_t i = 0; i < blocks * images; ++i) {
+        const int64_t at = grid.backwards ? blocks * images - 1 - i : i;
+        grid.block = {unsigned(at % blocks), unsigned(at / blocks), 0};
+        run_block(threads, shared);
+    }
+    return 0;
+}
+
+template <class Message>
+void put(const Message& message) {
+    static_assert(sizeof message <= sizeof Fiber::message);
+    std::memcpy(fiber().message, &message, sizeof message);
+}
+
+template <class Message>
+Message from_lane(int lane) {
+    Message message;
+    std::memcpy(&message, grid.fibers[grid.current / kWarp * kWarp + lane].message, sizeof message);
+    return message;
+}
+
+// All lanes exchange a message: what lane `lane` said.
+template <class Message, class Use>
+void exchange(const Message& message, const Use& use) {
+    put(message);
+    wait(Waiting::warp);
+    use();
+    wait(Waiting::warp);
+}
+
+struct ThreadIndex {
+    struct {
+        operator unsigned() const { return unsigned(grid.current); }
+    } x;
+};
+
+}  // namespace emulator
+
+#define threadIdx (famkern::cuda::emulator::ThreadIndex())
+#define blockIdx (famkern::cuda::emulator::grid.block)
+#define gridDim (famkern::cuda::emulator::grid.blocks)
+
+#define FAMKERN_LAUNCH(kernel, blocks, images, threads, shared, stream, ...) \
+    ((void)(stream), famkern::cuda::emulator::launch(blocks, images, threads, shared, [=] { kernel(__VA_ARGS__); }))
+
+inline char* shared_memory() { return emulator::grid.shared.get(); }
+
+inline void copy16(void* to, const void* from, bool inside) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (inside && reinterpret_cast<uintptr_t>(from) % 16 != 0))
+        emulator::fail("a copy of 16 bytes that are not aligned");
+    emulator::fiber().copies.push_back({to, inside ? from : nullptr});
+}
+
+inline void wait_for_copies() {
+    for (const emulator::Copy& copy : emulator::fiber().copies)
+        copy.from != nullptr ? std::memcpy(copy.to, copy.from, 16) : std::memset(copy.to, 0, 16);
+    emulator::fiber().copies.clear();
+}
+
+inline void barrier() { emulator::wait(emulator::Waiting::block); }
+
+inline uint32_t other_lane(uint32_t value, int mask) {
+    emulator::exchange(value, [&] { value = emulator::from_lane<uint32_t>((emulator::grid.current % 32) ^ mask); });
+    return value;
+}
+inline float other_lane(float value, int mask) {
+    emulator::exchange(value, [&] { value = emulator::from_lane<float>((emulator::grid.current % 32) ^ mask); });
+    return value;
+}
+
+inline void load_matrices(uint32_t (&registers)[4], const void* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulator::fail("a row of a matrix that is not aligned");
+    const int lane = emulator::grid.current % 32;
+    emulator::exchange(row, [&] {
+        for (int m = 0; m < 4; ++m)
+            std::memcpy(&registers[m],
+                        static_cast<const char*>(emulator::from_lane<const void*>(8 * m + lane / 4)) + lane % 4 * 4, 4);
+    });
+}
+
+inline uint16_t bits_of(float value, Half) {
+    const _Float16 half = _Float16(value);
+    uint16_t bits;
+    std::memcpy(&bits, &half, 2);
+    return bits;
+}
+inline float value_of(Half h) {
+    _Float16 half;
+    std::memcpy(&half, &h.bits, 2);
+    return float(half);
+}
+inline float value_of(BFloat b) {
+    const uint32_t bits = uint32_t(b.bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+inline uint16_t bits_of(float value, BFloat) {  // to the nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline float exponential(float x) { return std::exp(x); }
+
+template <class T>
+void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {
+    struct Operands {
+        uint32_t a[4], b[2];
+    };
+    const int lane = emulator::grid.current % 32, g = lane / 4, q = lane % 4;
+    const auto number = [](uint32_t pair, int k) { return value_of(T{uint16_t(pair >> 16 * (k % 2))}); };
+    emulator::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, [&] {
+        for (int i = 0; i < 4; ++i) {
+            const int row = g + i / 2 * 8, column = 2 * q + i % 2;
+            float sum = 0;
+            for (int k = 0; k < 16; ++k) {
+                const Operands left = emulator::from_lane<Operands>(row % 8 * 4 + k % 8 / 2);
+                const Operands right = emulator::from_lane<Operands>(column * 4 + k % 8 / 2);
+                sum += number(left.a[row / 8 + k / 8 * 2], k) * number(right.b[k / 8], k);
+            }
+            c[i] += sum;
+        }
+    });
+}
+
+}  // namespace famkern::cuda

@@ -1,0 +1,106 @@
+// The CUDA stages under the emulator: formulas, odd sizes, bits, whatever the cut and the order of threads.
+#include "cuda/stages.h"
+
+#include <cstdio>
+
+#include "cuda/device.h"
+#include "stage_cases.h"
+
+namespace famkern::test {
+namespace {
+
+int checks = 0, failures = 0;
+
+}
+
+void expect(bool holds, const std::string& what) {
+    ++checks;
+    if (!holds && ++failures <= 40) std::fprintf(stderr, "FAILED %s\n", what.c_str());
+}
+
+namespace {
+
+Run emulated(int multiprocessors, bool backwards) {
+    return [=](const StageCall& call) {
+        cuda::emulator::grid.backwards = backwards;
+        const Memory workspace(std::max<int64_t>(cuda::workspace_bytes(call), 4));
+        expect(cuda::run_stage(call, workspace.data(), multiprocessors, nullptr) == 0, "launches");
+    };
+}
+
+std::string name_of(const Case& c, Type type) {
+    return std::string(c.stage.name) + ", " + kTypeNames[int(type)] + ", " + std::to_string(c.picture.batch) + " x " +
+           std::to_string(c.picture.rows) + " x " + std::to_string(c.picture.width);
+}
+
+double largest_error(const Array& a, const Array& b) {
+    double most = 0;
+    for (size_t i = 0; i < a.values.size(); ++i) {
+        const double error = std::abs(a.values[i] - b.values[i]);
+        most = error <= most ? most : error;
+        if (error != error) return INFINITY;
+    }
+    return most;
+}
+
+// A case whose maps, pictures excepted, and weights are numbers of the type.
+Case stored(const Stage& stage, Type type, int64_t batch, int64_t rows, int64_t width) {
+    Case c(stage, 16, batch, rows, width);
+    for (Array& map : c.maps)
+        for (double& value : map.values) value = rounded(value, type);
+    return c;
+}
+
+// Errors at most twice those of the same operations, each rounded to the type, on weights rounded to it.
+void test_formulas(const Stage& stage, Type type, int64_t batch, int64_t rows, int64_t width) {
+    const Case c = stored(stage, type, batch, rows, width);
+    const Results wanted = expected(c), found = computed(c, type, rows, 0, emulated(1, rows % 2 == 0));
+    Case coarse = c;
+    coarse.precision = type;
+    for (Layer& layer : coarse.layers)
+        for (float& weight : layer.weight) weight = float(rounded(weight, type));
+    const Results rough = expected(coarse);
+    const double step = type == Type::float16 ? 0x1p-11 : 0x1p-8;
+    for (size_t i = 0; i < wanted.maps.size(); ++i) {
+        const double bound =
+            2 * largest_error(rough.maps[i], wanted.maps[i]) + step * largest(wanted.maps[i].values) / 8;
+        const double error = largest_error(found.maps[i], wanted.maps[i]);
+        expect(error <= bound, name_of(c, type) + ": output " + std::to_string(i) + " is " + std::to_string(error) +
+                                   " off, more than " + std::to_string(bound));
+    }
+    // Sums are of what is stored, up to its rounding.
+    for (size_t i = 0; i < wanted.sums.size(); ++i) {
+        const Array& map = found.maps[i + stage.writes_x];
+        const double bound = step * largest(map.values) * double(width);
+        expect(largest_error(found.sums[i], row_sums(map)) <= bound, name_of(c, type) + ": sums " + std::to_string(i));
+    }
+}
+
+void test_bits(const Stage& stage, Type type, int64_t batch, int64_t rows, int64_t width) {
+    const Case c = stored(stage, type, batch, rows, width);
+    const Results whole = computed(c, type, rows, 0, emulated(1, false));
+    expect(computed(c, type, rows, 0, emulated(1, true)) == whole, name_of(c, type) + ": threads backwards");
+    expect(computed(c, type, rows, 0, emulated(16, true)) == whole, name_of(c, type) + ": in more blocks");
+    expect(computed(c, type, 24, c.halo(), emulated(1, false)) == whole, name_of(c, type) + ": bands of 24 rows");
+}
+
+int run_all() {
+    struct Size {
+        int64_t rows, width;
+    };
+    const Size sizes[] = {{1, 1}, {1, 70}, {9, 2}, {5, 59}, {6, 61}, {3, 63}};
+    for (const Stage& stage : kStages) {
+        for (Type type : {Type::float16, Type::bfloat16})
+            for (const Size& size : sizes) test_formulas(stage, type, 1, size.rows, size.width);
+        test_formulas(stage, Type::float16, 2, 7, 5);
+        test_bits(stage, Type::float16, 1, 37, 67);
+        test_bits(stage, Type::bfloat16, 2, 33, 3);
+    }
+    std::printf("%d checks, %d failed\n", checks, failures);
+    return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace famkern::test
+
+int main() { return famkern::test::run_all(); }
