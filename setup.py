@@ -8,6 +8,9 @@ Two libraries come out of csrc/, both beside the Python package:
 Kernels in csrc/cpu/kernels are compiled once per instruction set and chosen at run time, so a build made on one
 machine runs on any other of its architecture.
 
+The stages in CUDA C++ join _C.so where torch has CUDA and nvcc is there.
+
+    FAMKERN_CUDA=1|0        with or without them, whatever torch has
     FAMKERN_REQUIRE_EXT=1   a missing compiler or torch is an error (default: a warning, and a pure-Python install)
     CXX                     the C++ compiler (default g++)
 """
@@ -39,6 +42,26 @@ if IS_X86:
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
         "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"],
     }
+# Oldest first; the last one also as PTX, for GPUs to come.
+GPUS = ("80", "86", "89", "90a")
+
+
+def cuda_compiler(torch: Path | None) -> Path | None:
+    """nvcc, if the stages in CUDA C++ are to be built.
+
+    Raises:
+        SystemExit: FAMKERN_CUDA=1 and there is none.
+    """
+    asked = os.environ.get("FAMKERN_CUDA")
+    if asked == "0" or (asked != "1" and not (torch and (torch / "lib/libtorch_cuda.so").exists())):
+        return None
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which("nvcc", path=os.path.join(home, "bin")) or shutil.which("nvcc")
+    if found is None and asked == "1":
+        raise SystemExit(
+            "famkern cannot build its stages in CUDA C++: there is no nvcc (FAMKERN_CUDA=1 makes that an error)"
+        )
+    return Path(found) if found else None
 
 
 def installed_torch() -> Path | None:
@@ -129,7 +152,22 @@ class NinjaBuild(build_ext):
         python = " ".join(
             f"-isystem {shlex.quote(path)}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
         )
+        nvcc = cuda_compiler(torch)
+        if nvcc:
+            arches = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS]
+            arches.append("-gencode=arch=compute_90,code=compute_90")
+            lines += [
+                "rule cuda",
+                f"  command = {shlex.quote(str(nvcc))} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden "
+                f"-cudart static -I{shlex.quote(str(CSRC))} {' '.join(arches)} -MMD -MF $out.d -c $in -o $out",
+                "  depfile = $out.d",
+                "  deps = gcc",
+                "  description = compile $in for GPUs",
+                f"build stages.cuda.o: cuda {escape(CSRC / 'cuda/stages.cu')}",
+            ]
+            kernels.append("stages.cuda.o")
         stable = f"-isystem {shlex.quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={TORCH_ABI}"
+        stable += " -DFAMKERN_CUDA" if nvcc else ""
         for ext in targets:
             objects = list(kernels) if ext.name == "famkern._C" else []
             for source in ext.sources:
@@ -146,6 +184,8 @@ class NinjaBuild(build_ext):
                 if ext.name == "famkern._C"
                 else ""
             )
+            if nvcc and ext.name == "famkern._C":
+                libs += f" -L{shlex.quote(str(nvcc.resolve().parents[1] / 'lib64'))} -lcudart_static -lrt -ldl"
             lines += [f"build {escape(out)}: link {' '.join(objects)}", f"  libs = {libs}"]
         return "\n".join(lines) + "\n"
 

@@ -1,5 +1,6 @@
-// Registers the stages of the network for the CPU; contracts are in famkern/ops/{head,block,group,tail}.py. Here a call
-// is checked for what memory safety needs and run on as many threads as torch is set to.
+// Registers the stages of the network for the CPU and, where they were built, those in CUDA C++ for GPUs; contracts are
+// in famkern/ops/{head,block,group,tail}.py. Here a call is checked for what memory safety needs and run: on as many
+// threads as torch is set to, or on the current stream.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -13,6 +14,12 @@
 #include "cpu/stage.h"
 #include "cpu/tasks.h"
 
+#ifdef FAMKERN_CUDA
+#include <dlfcn.h>
+
+#include "cuda/stages.h"
+#endif
+
 namespace famkern {
 
 FAMKERN_KERNELS(StageKernels, stage_kernels)
@@ -22,15 +29,51 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-void run(const StageCall& call) { run_stage(stage_kernels(), call, torch::stable::get_num_threads()); }
+#ifdef FAMKERN_CUDA
+// The current stream of a GPU. A torch without CUDA lacks the function, so it cannot be linked to.
+void* current_stream(int device) {
+    using Query = AOTITorchError (*)(int32_t, void**);
+    static const auto query = [] {
+        void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+        return reinterpret_cast<Query>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
+    }();
+    STD_TORCH_CHECK(query != nullptr, "libtorch_cuda.so does not say what the current stream is");
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(query(device, &stream));
+    return stream;
+}
+
+void run_on_gpu(const StageCall& call, const Tensor& out) {
+    STD_TORCH_CHECK(call.channels == 16 && call.storage != Storage::float32 && call.map_count <= cuda::kMostMaps,
+                    "the stages in CUDA C++ have 16 channels, maps in float16 or bfloat16, and at most ",
+                    cuda::kMostMaps, " groups");
+    const Tensor workspace = torch::stable::new_empty(out, {cuda::workspace_bytes(call)}, ScalarType::Byte);
+    const int error = cuda::run_stage_on(call.device, call, workspace.data_ptr(), current_stream(call.device));
+    STD_TORCH_CHECK(error == 0, "CUDA: ", cuda::error_text(error));
+}
+#endif
+
+// `out` is any output.
+void run(const StageCall& call, [[maybe_unused]] const Tensor& out) {
+#ifdef FAMKERN_CUDA
+    if (call.device >= 0) return run_on_gpu(call, out);
+#endif
+    run_stage(stage_kernels(), call, torch::stable::get_num_threads());
+}
 
 // ---- checks -------------------------------------------------------------------------------------------------------
 
-const float* floats(const Tensor& tensor, std::vector<int64_t> shape, const char* name) {
-    bool fits = tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Float &&
+// Whether a tensor is on the device of the call.
+bool is_here(const StageCall& call, const Tensor& tensor) {
+    return call.device < 0 ? tensor.is_cpu() : tensor.is_cuda() && tensor.get_device_index() == call.device;
+}
+
+const float* floats(const StageCall& call, const Tensor& tensor, std::vector<int64_t> shape, const char* name) {
+    bool fits = is_here(call, tensor) && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Float &&
                 tensor.dim() == int64_t(shape.size());
     for (size_t i = 0; fits && i < shape.size(); ++i) fits = tensor.size(i) == shape[i];
-    STD_TORCH_CHECK(fits, name, ": contiguous float32 on the CPU, of the shape in the operator's contract, expected");
+    STD_TORCH_CHECK(fits, name,
+                    ": contiguous float32 on the maps' device, of the shape in the operator's contract, expected");
     return static_cast<const float*>(tensor.const_data_ptr());
 }
 
@@ -50,13 +93,15 @@ Storage storage_of(const Tensor& tensor, const char* name) {
 
 // A map of `extra` rows more than the outputs.
 Map map_of(const StageCall& call, const Tensor& tensor, int64_t channels, int64_t extra, const char* name) {
-    STD_TORCH_CHECK(tensor.is_cpu() && tensor.dim() == 4 && tensor.size(0) == call.batch &&
+    STD_TORCH_CHECK(is_here(call, tensor) && tensor.dim() == 4 && tensor.size(0) == call.batch &&
                         tensor.size(1) == call.rows + extra && tensor.size(2) == call.width &&
                         tensor.size(3) == channels,
-                    name, ": (B, rows, W, C) on the CPU, of the shape in the operator's contract, expected");
+                    name, ": (B, rows, W, C) on one device, of the shape in the operator's contract, expected");
     STD_TORCH_CHECK((tensor.stride(3) == 1 || channels == 1) && (tensor.stride(2) == channels || call.width == 1) &&
                         (tensor.stride(1) == call.width * channels || tensor.size(1) == 1),
                     name, ": the rows of an image must be contiguous");
+    STD_TORCH_CHECK(call.device < 0 || channels == 3 || reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0, name,
+                    ": the kernels for GPUs read 16 bytes at a time; the first number must lie on such a boundary");
     return {tensor.data_ptr(), tensor.stride(0)};
 }
 
@@ -71,25 +116,25 @@ Map picture_of(const StageCall& call, const Tensor& tensor, int64_t extra, const
 }
 
 double* sums_of(const StageCall& call, const Tensor& tensor, const char* name) {
-    STD_TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Double &&
+    STD_TORCH_CHECK(is_here(call, tensor) && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Double &&
                         tensor.dim() == 3 && tensor.size(0) == call.batch && tensor.size(1) == call.rows &&
                         tensor.size(2) == call.channels,
-                    name, ": contiguous float64 (B, rows, C) on the CPU expected");
+                    name, ": contiguous float64 (B, rows, C) on the maps' device expected");
     return static_cast<double*>(tensor.data_ptr());
 }
 
 void add_convolution(StageCall& call, const Tensor& weight, const Tensor& bias, int outputs, const char* name) {
-    call.convolution[call.convolutions++] = {floats(weight, {outputs, call.channels, 3, 3}, name),
-                                             floats(bias, {outputs}, name), call.channels, outputs};
+    call.convolution[call.convolutions++] = {floats(call, weight, {outputs, call.channels, 3, 3}, name),
+                                             floats(call, bias, {outputs}, name), call.channels, outputs};
 }
 
 void set_pixel_attention(StageCall& call, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
                          const Tensor& bias2) {
     const int64_t hidden = call.channels / 8;
-    call.pixel[0] = floats(weight1, {hidden, call.channels}, "pixel attention");
-    call.pixel[1] = floats(bias1, {hidden}, "pixel attention");
-    call.pixel[2] = floats(weight2, {1, hidden}, "pixel attention");
-    call.pixel[3] = floats(bias2, {1}, "pixel attention");
+    call.pixel[0] = floats(call, weight1, {hidden, call.channels}, "pixel attention");
+    call.pixel[1] = floats(call, bias1, {hidden}, "pixel attention");
+    call.pixel[2] = floats(call, weight2, {1, hidden}, "pixel attention");
+    call.pixel[3] = floats(call, bias2, {1}, "pixel attention");
 }
 
 // An output. One that is part of a buffer too large for the caches is stored past them, if it lies on cache lines.
@@ -110,6 +155,7 @@ StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t chan
     StageCall call{};
     call.kind = kind;
     call.storage = storage;
+    call.device = out.is_cuda() ? int(out.get_device_index()) : -1;
     call.stream = true;
     call.channels = int(channels);
     call.batch = out.size(0);
@@ -129,15 +175,15 @@ void head_stage(const Tensor& image, const Tensor& mean, const Tensor& std, cons
     StageCall call = begin(StageKind::head, out_z, storage_of(out_z, "out_z"), weight1.size(0), top, bottom);
     const int C = call.channels;
     call.image = picture_of(call, image, top + bottom, "image");
-    call.mean = floats(mean, {3}, "mean");
-    call.std = floats(std, {3}, "std");
-    call.lift = {floats(pre_weight, {C, 3, 3, 3}, "pre"), floats(pre_bias, {C}, "pre"), 3, C};
+    call.mean = floats(call, mean, {3}, "mean");
+    call.std = floats(call, std, {3}, "std");
+    call.lift = {floats(call, pre_weight, {C, 3, 3, 3}, "pre"), floats(call, pre_bias, {C}, "pre"), 3, C};
     add_convolution(call, weight1, bias1, C, "conv1");
     add_convolution(call, weight2, bias2, C, "conv2");
     call.out_x = output_of(call, out_x, "out_x");
     call.out[0] = output_of(call, out_z, "out_z");
     call.sums[0] = sums_of(call, z_sums, "z_sums");
-    run(call);
+    run(call, out_z);
 }
 
 void block_stage(const Tensor& x, const Tensor& z, const Tensor& gate, const Tensor& pixel_weight1,
@@ -149,14 +195,14 @@ void block_stage(const Tensor& x, const Tensor& z, const Tensor& gate, const Ten
     const Map maps[] = {maps_of(call, x, top + bottom, "x"), maps_of(call, z, top + bottom, "z")};
     call.maps = maps;
     call.map_count = 2;
-    call.gate = floats(gate, {call.batch, C}, "gate");
+    call.gate = floats(call, gate, {call.batch, C}, "gate");
     set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
     add_convolution(call, weight1, bias1, C, "conv1");
     add_convolution(call, weight2, bias2, C, "conv2");
     call.out_x = output_of(call, out_x, "out_x");
     call.out[0] = output_of(call, out_z, "out_z");
     call.sums[0] = sums_of(call, z_sums, "z_sums");
-    run(call);
+    run(call, out_z);
 }
 
 StageCall group(StageKind kind, Map (&maps)[3], const Tensor& x, const Tensor& z, const Tensor& skip,
@@ -169,7 +215,7 @@ StageCall group(StageKind kind, Map (&maps)[3], const Tensor& x, const Tensor& z
     maps[2] = maps_of(call, skip, top + bottom, "skip");
     call.maps = maps;
     call.map_count = 3;
-    call.gate = floats(gate, {call.batch, call.channels}, "gate");
+    call.gate = floats(call, gate, {call.batch, call.channels}, "gate");
     set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
     add_convolution(call, weight, bias, call.channels, "conv");
     call.out[0] = output_of(call, out_r, "out_r");
@@ -189,7 +235,7 @@ void group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Ten
     add_convolution(call, weight2, bias2, call.channels, "conv2");
     call.out[1] = output_of(call, out_z, "out_z");
     call.sums[1] = sums_of(call, z_sums, "z_sums");
-    run(call);
+    run(call, out_z);
 }
 
 void last_group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Tensor& gate,
@@ -198,7 +244,8 @@ void last_group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, cons
                       const Tensor& r_sums, int64_t top, int64_t bottom) {
     Map maps[3];
     run(group(StageKind::last_group, maps, x, z, skip, gate, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2,
-              weight, bias, out_r, r_sums, top, bottom));
+              weight, bias, out_r, r_sums, top, bottom),
+        out_r);
 }
 
 void tail_stage(const Tensor& image, std::vector<Tensor> groups, const Tensor& gate, const Tensor& mean,
@@ -213,14 +260,14 @@ void tail_stage(const Tensor& image, std::vector<Tensor> groups, const Tensor& g
     for (const Tensor& group : groups) maps.push_back(maps_of(call, group, top + bottom, "groups"));
     call.maps = maps.data();
     call.map_count = int64_t(maps.size());
-    call.gate = floats(gate, {call.batch, call.map_count * C}, "gate");
-    call.mean = floats(mean, {3}, "mean");
-    call.std = floats(std, {3}, "std");
+    call.gate = floats(call, gate, {call.batch, call.map_count * C}, "gate");
+    call.mean = floats(call, mean, {3}, "mean");
+    call.std = floats(call, std, {3}, "std");
     set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
     add_convolution(call, weight1, bias1, C, "post1");
     add_convolution(call, weight2, bias2, 3, "post2");
     call.out[0] = picture_of(call, out, 0, "out");
-    run(call);
+    run(call, out);
 }
 
 }  // namespace
@@ -233,6 +280,20 @@ STABLE_TORCH_LIBRARY_IMPL(famkern, CPU, m) {
     m.impl("last_group_stage", TORCH_BOX(&famkern::last_group_stage));
     m.impl("tail_stage", TORCH_BOX(&famkern::tail_stage));
 }
+
+#ifdef FAMKERN_CUDA
+// Under names of their own: Triton has the others, for what these do not do.
+STABLE_TORCH_LIBRARY_IMPL(famkern, CUDA, m) {
+    m.impl("head_stage_cuda", TORCH_BOX(&famkern::head_stage));
+    m.impl("block_stage_cuda", TORCH_BOX(&famkern::block_stage));
+    m.impl("group_stage_cuda", TORCH_BOX(&famkern::group_stage));
+    m.impl("last_group_stage_cuda", TORCH_BOX(&famkern::last_group_stage));
+    m.impl("tail_stage_cuda", TORCH_BOX(&famkern::tail_stage));
+}
+
+// For Python's ctypes: these are here.
+extern "C" __attribute__((visibility("default"))) void famkern_has_cuda_stages() {}
+#endif
 
 // For Python's ctypes: the bytes that a call for such a band works in, at most.
 extern "C" __attribute__((visibility("default"))) int64_t famkern_stage_workspace(int64_t rows, int64_t width,

@@ -30,6 +30,7 @@ struct Convolution {
 struct StageCall {
     StageKind kind;
     Storage storage;  // of the maps; pictures are float32
+    int device;       // -1: the CPU; otherwise CUDA's number of the GPU that everything lies on
     bool stream;      // outputs are too large for the caches, and on cache lines
     int channels;
     int64_t batch, rows, width, top, bottom;  // rows of the outputs; inputs have top and bottom more

@@ -38,11 +38,9 @@ constexpr int kHidden = C / 8;
 // Blocks that a multiprocessor has shared memory for (of an H100; others have less), and registers.
 FAMKERN_HOST_DEVICE constexpr int resident(StageKind kind) { return kind == StageKind::group ? 2 : 3; }
 
-constexpr int kMostGroups = 8;
-
 struct Arguments {  // of a kernel
-    const void* maps[kMostGroups];
-    int64_t map_stride[kMostGroups];  // of images, in elements
+    const void* maps[kMostMaps];
+    int64_t map_stride[kMostMaps];  // of images, in elements
     int map_count;
     const float *picture, *mean, *std, *gate, *pixel[4], *lift, *lift_bias;
     int64_t picture_stride;
@@ -63,7 +61,7 @@ struct Layout {
 
 constexpr int64_t kRingBytes = kRing * kPitch * C * 2, kStagedBytes = kRows * kLanes * C * 2;
 constexpr int64_t kPictureRows = kRows + 2, kPictureBytes = kPictureRows * kPitch * 3 * 4;
-constexpr int64_t kParameterFloats = 27 * C + C + kHidden * (C + 2) + 1 + kMostGroups * C + 6;
+constexpr int64_t kParameterFloats = 27 * C + C + kHidden * (C + 2) + 1 + kMostMaps * C + 6;
 
 FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps) {
     const int staged = kind == StageKind::tail ? maps : 2;  // a group's skip is read where it is needed
@@ -124,7 +122,7 @@ struct Stage {
         output = hidden_bias + kHidden;
         output_bias = output + kHidden;
         gate = output_bias + 1;
-        mean = gate + kMostGroups * C;
+        mean = gate + kMostMaps * C;
         std = mean + 3;
         image = blockIdx.y;
         block = blockIdx.x % a.blocks;
@@ -535,5 +533,19 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
     }
     return error;
 }
+
+#ifdef __CUDACC__
+int run_stage_on(int device, const StageCall& call, void* workspace, void* stream) {
+    int before = 0, multiprocessors = 0;
+    cudaError_t error = cudaGetDevice(&before);
+    if (error == cudaSuccess && device != before) error = cudaSetDevice(device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    int result = error == cudaSuccess ? run_stage(call, workspace, multiprocessors, stream) : int(error);
+    if (device != before) cudaSetDevice(before);
+    return result;
+}
+
+const char* error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }
+#endif
 
 }  // namespace famkern::cuda

@@ -8,6 +8,8 @@
 
 namespace famkern::cuda {
 
+constexpr int64_t kMostMaps = 8;  // that a tail adds up
+
 // Bytes of device memory that a call works in, on 16-byte boundaries.
 int64_t workspace_bytes(const StageCall& call);
 
@@ -16,5 +18,11 @@ int64_t workspace_bytes(const StageCall& call);
 //
 // Returns 0, or CUDA's error.
 int run_stage(const StageCall& call, void* workspace, int multiprocessors, void* stream);
+
+// The same on a device of this number, whose multiprocessors it counts. Not in the emulator.
+int run_stage_on(int device, const StageCall& call, void* workspace, void* stream);
+
+// What an error means. Not in the emulator.
+const char* error_text(int error);
 
 }  // namespace famkern::cuda

@@ -79,4 +79,4 @@ def block_stage(
 
     For inference: there is no gradient.
     """
-    operator("block_stage", reference, weights[4])(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    operator("block_stage", reference, weights[4], maps[0].dtype)(*maps, gate, *weights, *outputs, *sums, top, bottom)

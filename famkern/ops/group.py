@@ -121,7 +121,7 @@ def group_stage(
 
     For inference: there is no gradient.
     """
-    operator("group_stage", reference, weights[4])(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    operator("group_stage", reference, weights[4], maps[0].dtype)(*maps, gate, *weights, *outputs, *sums, top, bottom)
 
 
 def last_group_stage(
@@ -137,4 +137,6 @@ def last_group_stage(
 
     One row of halo is enough.
     """
-    operator("last_group_stage", last_reference, weights[4])(*maps, gate, *weights, *outputs, *sums, top, bottom)
+    operator("last_group_stage", last_reference, weights[4], maps[0].dtype)(
+        *maps, gate, *weights, *outputs, *sums, top, bottom
+    )

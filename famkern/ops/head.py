@@ -72,4 +72,4 @@ def head_stage(
 
     For inference: there is no gradient.
     """
-    operator("head_stage", reference, weights[4])(*maps, *weights, *outputs, *sums, top, bottom)
+    operator("head_stage", reference, weights[4], outputs[0].dtype)(*maps, *weights, *outputs, *sums, top, bottom)

@@ -45,6 +45,8 @@ _REASON = _load()
 def register_stage(name: str, reference: Callable[..., None]) -> None:
     """Register a stage operator, which writes its results into its arguments: for any device, and for CUDA with Triton.
 
+    Where _C.so has the stages in CUDA C++ they get an operator of their own, NAME_cuda, with the same schema.
+
     The low-level registration on purpose: torch.library.custom_op imports PyTorch's compiler at the first call, which
     takes a second and a hundred megabytes.
     """
@@ -57,11 +59,21 @@ def register_stage(name: str, reference: Callable[..., None]) -> None:
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     LIBRARY.impl(name, on_gpu, "CUDA")
     torch.library.register_fake(f"famkern::{name}", lambda *_arguments: None, lib=LIBRARY)
+    if has_cuda_stages():
+        schema = str(getattr(torch.ops.famkern, name).default._schema)
+        LIBRARY.define(schema.replace(f"famkern::{name}", f"{name}_cuda"))
+        torch.library.register_fake(f"famkern::{name}_cuda", lambda *_arguments: None, lib=LIBRARY)
 
 
 def why_not_compiled() -> str | None:
     """None where the compiled CPU kernels are in use, otherwise the reason why they are not."""
     return _REASON
+
+
+@functools.cache
+def has_cuda_stages() -> bool:
+    """Whether the stages in CUDA C++ were built."""
+    return _REASON is None and hasattr(ctypes.CDLL(str(COMPILED)), "famkern_has_cuda_stages")
 
 
 @functools.cache

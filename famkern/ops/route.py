@@ -1,10 +1,11 @@
 """Which implementation of the stage operators runs, and what the engine must know about it.
 
-The compiled CPU kernels and the Triton kernels for GPUs have 16, 32 or 64 channels and compute in float32. Everything
-else goes to the reference in plain PyTorch, many times slower, and the log says so, once for each reason.
+The compiled CPU kernels and the Triton kernels for GPUs have 16, 32 or 64 channels and compute in float32; those in CUDA
+C++ have 16 channels and 16-bit maps, and come before Triton. Everything else goes to the reference in plain PyTorch, many
+times slower, and the log says so, once for each reason.
 
 FAMKERN_REFERENCE=1    the reference for everything
-FAMKERN_TRITON=1       the Triton kernels on a GPU: not yet the default, since their tests have not run on one
+FAMKERN_GPU=1          the kernels for GPUs: not yet the default, since their tests have not run on one
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +61,7 @@ REFERENCE = Route("reference", formulas.TILE, 1 << 16, formulas.workspace_bytes)
 # Winograd's F(4x4, 3x3). A band's edges are computed twice, so bands are as large as their place in memory allows.
 COMPILED = Route("compiled", 4, 1 << 18, _compiled_workspace)
 # Rows one at a time. A launch fills the GPU from the first step to the last, so bands are for want of memory only.
-TRITON = Route("triton", 1, 1 << 24, _triton_workspace)
+GPU = Route("gpu", 1, 1 << 24, _triton_workspace)
 
 
 def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
@@ -80,14 +82,14 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
 
 
 def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
-    if os.environ.get("FAMKERN_TRITON") != "1":
-        _announce("the Triton kernels are untried on a GPU; FAMKERN_TRITON=1 uses them")
+    if os.environ.get("FAMKERN_GPU") != "1":
+        _announce("the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them")
         return REFERENCE
     reason = _why_not_triton(device)
     if reason is not None:
         _announce(reason)
         return REFERENCE
-    return TRITON if _suits("Triton", channels, dtype) else REFERENCE
+    return GPU if _suits("Triton", channels, dtype) else REFERENCE
 
 
 def _suits(kernels: str, channels: int, dtype: torch.dtype) -> bool:
@@ -111,11 +113,21 @@ def _why_not_triton(device: torch.device) -> str | None:
     return None
 
 
-def operator(name: str, reference: Callable[..., None], weight: Tensor) -> Callable[..., None]:
-    """The implementation of a stage for a network with this C -> C convolution (C, C, 3, 3)."""
-    if choose(weight.device, weight.shape[0], weight.dtype) is REFERENCE:
+def operator(name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype) -> Callable[..., None]:
+    """The implementation of a stage for a network with this C -> C convolution (C, C, 3, 3) and maps in `storage`.
+
+    On a GPU CUDA C++ where it was built and has the stage, since its intermediates stay in shared memory, else Triton.
+    """
+    route = choose(weight.device, weight.shape[0], weight.dtype)
+    if route is REFERENCE:
         return reference
-    return getattr(torch.ops.famkern, name)
+    if route is GPU and weight.shape[0] == 16 and storage != torch.float32 and library.has_cuda_stages():
+        name += "_cuda"
+    return getattr(_operators(), name)
+
+
+def _operators() -> Any:
+    return torch.ops.famkern
 
 
 @functools.cache

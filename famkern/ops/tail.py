@@ -79,4 +79,4 @@ def tail_stage(
     For inference: there is no gradient.
     """
     image, *groups = maps
-    operator("tail_stage", reference, weights[6])(image, groups, gate, *weights, *outputs, top, bottom)
+    operator("tail_stage", reference, weights[6], groups[0].dtype)(image, groups, gate, *weights, *outputs, top, bottom)

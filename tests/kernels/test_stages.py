@@ -1,4 +1,4 @@
-"""famkern.kernels.stages: the Triton kernels compute what the formulas say, whatever the size and the cut into bands.
+"""The Triton kernels, and on a GPU those in CUDA C++, compute what the formulas say, whatever the size and the bands.
 
 They run on a GPU where there is one, and always under Triton's interpreter, for which this file runs itself in a
 process of its own: the interpreter must be chosen before Triton is imported. Its bfloat16 products are wrong, so that
@@ -11,6 +11,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from famkern import Dehazer
 from famkern.models import Student
 from famkern.models.student import IMAGE_MEAN, IMAGE_STD
-from famkern.ops import block, group, head, route, tail
+from famkern.ops import block, group, head, library, route, tail
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -61,8 +62,14 @@ def memory_full_of_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def kernels(monkeypatch):
+@pytest.fixture(params=["triton"] if INTERPRETED else ["triton", "cuda"])
+def kernels(request):
+    if request.param == "cuda":
+        if not library.has_cuda_stages():
+            pytest.skip("needs famkern built with nvcc: FAMKERN_CUDA=1")
+        return types.SimpleNamespace(
+            **{f"{name}_stage": getattr(torch.ops.famkern, f"{name}_stage_cuda") for name in STAGES}
+        )
     stages = pytest.importorskip("famkern.kernels.stages")
     if INTERPRETED:  # its check of every integer for overflow is a third of its time
         from triton.runtime.interpreter import interpreter_builder
@@ -114,6 +121,8 @@ class Case:
 
     def run(self, kernels, device: str, band: int | None = None) -> list[Tensor]:
         """The kernels, on bands of so many rows."""
+        if isinstance(kernels, types.SimpleNamespace) and (self.C != 16 or self.dtype == torch.float32):
+            pytest.skip("CUDA C++ has 16 channels and 16-bit maps")
         rows, reach = self.shape[1], REACH[self.name]
         stage, parts = getattr(kernels, f"{self.name}_stage"), []
         for start in range(0, rows, band or rows):
@@ -165,7 +174,7 @@ def test_bands_and_runs_leave_the_bits_alone(kernels, name, dtype, device, monke
     size = (1, 6, 9) if INTERPRETED else (2, 61, 300)
     case = Case(name, 16, dtype, *size)
     expected = case.run(kernels, device)
-    monkeypatch.setattr(kernels, "LEAST_RUN", 3)
+    monkeypatch.setattr(kernels, "LEAST_RUN", 3, raising=False)  # CUDA C++ keeps its own
     for band in (None, 4) if INTERPRETED else (None, 1, 4, 13, 36):
         assert all(map(torch.equal, case.run(kernels, device, band), expected)), band
 
@@ -182,7 +191,10 @@ def test_pictures_of_a_batch_do_not_meet(kernels, device) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_does_not_fit_is_refused(kernels, device) -> None:
     for change, message in (
-        (lambda case: setattr(case, "reads", [case.reads[0], case.reads[1].float()]), "torch.float16 of the shape"),
+        (
+            lambda case: setattr(case, "reads", [case.reads[0], case.reads[1].float()]),
+            "torch.float16 of the shape|same dtype",
+        ),
         (lambda case: setattr(case, "gate", [case.gate[0][:, :8]]), "of the shape"),
         (
             lambda case: setattr(case, "weights", (*case.weights[:4], case.weights[4][:8], *case.weights[5:])),
@@ -204,7 +216,7 @@ def network() -> Student:
 def test_the_engine_runs_on_the_kernels(kernels, device, monkeypatch) -> None:
     """A whole network, in one band and in several: the same bits, and right."""
     size = (3, 5) if INTERPRETED else (150, 211)
-    way = dataclasses.replace(route.TRITON, workspace_bytes=lambda *_: 0)
+    way = dataclasses.replace(route.GPU, workspace_bytes=lambda *_: 0)
     if INTERPRETED:
         for module in (head, block, group, tail):
             monkeypatch.setattr(module, "operator", lambda name, *_: getattr(kernels, name))
@@ -226,9 +238,9 @@ def test_the_engine_runs_on_the_kernels(kernels, device, monkeypatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, HALF, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("C", [16, 32, 64])
 def test_the_whole_network(C, dtype, device, monkeypatch) -> None:
-    monkeypatch.setenv("FAMKERN_TRITON", "1")
+    monkeypatch.setenv("FAMKERN_GPU", "1")
     model, picture = Student(channels=C).eval(), torch.rand(3, 123, 211)
-    assert route.choose(torch.device(device), C, torch.float32) is route.TRITON
+    assert route.choose(torch.device(device), C, torch.float32) is route.GPU
     right = Dehazer(model, device="cpu", dtype="float64")(picture.double())
     got = Dehazer(model, device=device, dtype=dtype)(picture.to(device))
     assert torch.equal(got, Dehazer(model, device=device, dtype=dtype)(picture.to(device)))

@@ -1,6 +1,7 @@
 """Which implementation of the stages runs where."""
 
 import logging
+import types
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ CUDA = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.delenv("FAMKERN_REFERENCE", raising=False)
-    monkeypatch.setenv("FAMKERN_TRITON", "1")
+    monkeypatch.setenv("FAMKERN_GPU", "1")
     route._announce.cache_clear()
 
 
 def test_a_gpu_has_a_route_of_its_own(monkeypatch, caplog) -> None:
     monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
     with caplog.at_level(logging.WARNING):
-        assert {route.choose(CUDA, C, torch.float32) for C in (16, 32, 64)} == {route.TRITON}
+        assert {route.choose(CUDA, C, torch.float32) for C in (16, 32, 64)} == {route.GPU}
     assert not caplog.text
 
 
@@ -51,7 +52,23 @@ def test_an_old_gpu_and_a_missing_triton_are_named(monkeypatch, caplog) -> None:
 
 
 def test_untried_kernels_have_to_be_asked_for(monkeypatch, caplog) -> None:
-    monkeypatch.delenv("FAMKERN_TRITON")
+    monkeypatch.delenv("FAMKERN_GPU")
     monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
     assert route.choose(CUDA, 16, torch.float32) is route.REFERENCE
-    assert "FAMKERN_TRITON=1 uses them" in caplog.text
+    assert "FAMKERN_GPU=1 uses them" in caplog.text
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_cuda_comes_before_triton_where_it_has_the_stage(monkeypatch, built) -> None:
+    monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
+    monkeypatch.setattr(route.library, "has_cuda_stages", lambda: built)
+    names = types.SimpleNamespace(block_stage="triton", block_stage_cuda="cuda")
+    monkeypatch.setattr(route, "_operators", lambda: names)
+    for channels, storage, wanted in (
+        (16, torch.float16, "cuda" if built else "triton"),
+        (16, torch.bfloat16, "cuda" if built else "triton"),
+        (16, torch.float32, "triton"),
+        (32, torch.float16, "triton"),
+    ):
+        weight = types.SimpleNamespace(device=CUDA, shape=(channels, channels, 3, 3), dtype=torch.float32)
+        assert route.operator("block_stage", None, weight, storage) == wanted
