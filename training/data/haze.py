@@ -68,7 +68,7 @@ class Haze:
     @classmethod
     def outdoor(cls) -> Haze:
         """Haze as in photographs: slightly coloured, uneven, with a camera's noise and compression."""
-        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), white=0.15, tint=0.04, uneven=0.4, noisy=0.4, jpeg=0.5)
+        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), white=0.15, tint=0.04, uneven=0.4, noisy=0.8, jpeg=0.5)
 
     def add(self, clear: Pixels, depth: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
         """Draw a haze and put it into a picture.
