@@ -5,7 +5,8 @@
     python benchmarks/bench_cpu.py stages 512 512   time of each kind of stage beside the machine's peak
 
 Float32, two threads, shipped weights. Competitors run one after another, round by round, in one process, so that a
-noisy neighbour meets all of them; the table shows medians. At the larger sizes what is slower than SLOW seconds runs once after its warm-up.
+noisy neighbour meets all of them; the table shows medians. At the larger sizes what is slower
+than SLOW seconds runs once after its warm-up.
 """
 
 from __future__ import annotations
