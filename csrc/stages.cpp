@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -117,10 +118,22 @@ Map picture_of(const StageCall& call, const Tensor& tensor, int64_t extra, const
 
 double* sums_of(const StageCall& call, const Tensor& tensor, const char* name) {
     STD_TORCH_CHECK(is_here(call, tensor) && tensor.is_contiguous() && tensor.scalar_type() == ScalarType::Double &&
-                        tensor.dim() == 3 && tensor.size(0) == call.batch && tensor.size(1) == call.rows &&
-                        tensor.size(2) == call.channels,
-                    name, ": contiguous float64 (B, rows, C) on the maps' device expected");
+                        tensor.dim() == 4 && tensor.size(0) == call.batch && tensor.size(1) == call.rows &&
+                        tensor.size(2) == call.cells() && tensor.size(3) == call.channels,
+                    name, ": contiguous float64 (B, rows, cells, C) on the maps' device expected");
     return static_cast<double*>(tensor.data_ptr());
+}
+
+// Weights of channels at the corners of cells, enough of them for every row and column of the inputs.
+void set_gate(StageCall& call, const Tensor& gate) {
+    STD_TORCH_CHECK(gate.dim() == 4, "gate: (B, Y, X, C) expected");
+    call.gate_rows = gate.size(1);
+    call.gate_columns = gate.size(2);
+    const int64_t last_row = call.first_row + call.top + call.rows + call.bottom - 1;
+    STD_TORCH_CHECK((call.gate_rows == 1 || (call.gate_rows > 1 && last_row / call.cell + 1 < call.gate_rows)) &&
+                        (call.gate_columns == 1 || call.gate_columns == call.cells() + 1),
+                    "gate: one number for all, or one for every corner of cells, in rows and in columns");
+    call.gate = floats(call, gate, {call.batch, call.gate_rows, call.gate_columns, call.gates()}, "gate");
 }
 
 void add_convolution(StageCall& call, const Tensor& weight, const Tensor& bias, int outputs, const char* name) {
@@ -148,7 +161,8 @@ Map output_of(StageCall& call, const Tensor& tensor, const char* name) {
 }
 
 // `out` is the output that every stage has; the sizes of the others follow from it.
-StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t channels, int64_t top, int64_t bottom) {
+StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t channels, int64_t top, int64_t bottom,
+                int64_t cell, int64_t first_row) {
     STD_TORCH_CHECK(channels == 16 || channels == 32 || channels == 64,
                     "the compiled stages have 16, 32 or 64 channels, not ", channels);
     STD_TORCH_CHECK(out.dim() == 4 && top >= 0 && bottom >= 0, "out: (B, rows, W, C) and no negative halo expected");
@@ -163,6 +177,12 @@ StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t chan
     call.width = out.size(2);
     call.top = top;
     call.bottom = bottom;
+    STD_TORCH_CHECK(cell >= call.width || (cell >= kTileSide && cell % kTileSide == 0),
+                    "cell: a multiple of 4, or the width or more, expected, not ", cell);
+    STD_TORCH_CHECK(first_row >= 0 && (call.device < 0 || cell >= call.width),
+                    "first_row: 0 or more expected; on a GPU one cell of the width");
+    call.cell = std::max<int64_t>(cell, 1);
+    call.first_row = first_row;
     return call;
 }
 
@@ -171,8 +191,8 @@ StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t chan
 void head_stage(const Tensor& image, const Tensor& mean, const Tensor& std, const Tensor& pre_weight,
                 const Tensor& pre_bias, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
                 const Tensor& bias2, const Tensor& out_x, const Tensor& out_z, const Tensor& z_sums, int64_t top,
-                int64_t bottom) {
-    StageCall call = begin(StageKind::head, out_z, storage_of(out_z, "out_z"), weight1.size(0), top, bottom);
+                int64_t bottom, int64_t cell) {
+    StageCall call = begin(StageKind::head, out_z, storage_of(out_z, "out_z"), weight1.size(0), top, bottom, cell, 0);
     const int C = call.channels;
     call.image = picture_of(call, image, top + bottom, "image");
     call.mean = floats(call, mean, {3}, "mean");
@@ -189,13 +209,14 @@ void head_stage(const Tensor& image, const Tensor& mean, const Tensor& std, cons
 void block_stage(const Tensor& x, const Tensor& z, const Tensor& gate, const Tensor& pixel_weight1,
                  const Tensor& pixel_bias1, const Tensor& pixel_weight2, const Tensor& pixel_bias2,
                  const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
-                 const Tensor& out_x, const Tensor& out_z, const Tensor& z_sums, int64_t top, int64_t bottom) {
-    StageCall call = begin(StageKind::block, out_z, storage_of(x, "x"), weight1.size(0), top, bottom);
+                 const Tensor& out_x, const Tensor& out_z, const Tensor& z_sums, int64_t top, int64_t bottom,
+                 int64_t cell, int64_t first_row) {
+    StageCall call = begin(StageKind::block, out_z, storage_of(x, "x"), weight1.size(0), top, bottom, cell, first_row);
     const int C = call.channels;
     const Map maps[] = {maps_of(call, x, top + bottom, "x"), maps_of(call, z, top + bottom, "z")};
     call.maps = maps;
     call.map_count = 2;
-    call.gate = floats(call, gate, {call.batch, C}, "gate");
+    set_gate(call, gate);
     set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
     add_convolution(call, weight1, bias1, C, "conv1");
     add_convolution(call, weight2, bias2, C, "conv2");
@@ -208,14 +229,14 @@ void block_stage(const Tensor& x, const Tensor& z, const Tensor& gate, const Ten
 StageCall group(StageKind kind, Map (&maps)[3], const Tensor& x, const Tensor& z, const Tensor& skip,
                 const Tensor& gate, const Tensor& pixel_weight1, const Tensor& pixel_bias1, const Tensor& pixel_weight2,
                 const Tensor& pixel_bias2, const Tensor& weight, const Tensor& bias, const Tensor& out_r,
-                const Tensor& r_sums, int64_t top, int64_t bottom) {
-    StageCall call = begin(kind, out_r, storage_of(x, "x"), weight.size(0), top, bottom);
+                const Tensor& r_sums, int64_t top, int64_t bottom, int64_t cell, int64_t first_row) {
+    StageCall call = begin(kind, out_r, storage_of(x, "x"), weight.size(0), top, bottom, cell, first_row);
     maps[0] = maps_of(call, x, top + bottom, "x");
     maps[1] = maps_of(call, z, top + bottom, "z");
     maps[2] = maps_of(call, skip, top + bottom, "skip");
     call.maps = maps;
     call.map_count = 3;
-    call.gate = floats(call, gate, {call.batch, call.channels}, "gate");
+    set_gate(call, gate);
     set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
     add_convolution(call, weight, bias, call.channels, "conv");
     call.out[0] = output_of(call, out_r, "out_r");
@@ -227,10 +248,11 @@ void group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Ten
                  const Tensor& pixel_bias1, const Tensor& pixel_weight2, const Tensor& pixel_bias2,
                  const Tensor& weight, const Tensor& bias, const Tensor& weight1, const Tensor& bias1,
                  const Tensor& weight2, const Tensor& bias2, const Tensor& out_r, const Tensor& out_z,
-                 const Tensor& r_sums, const Tensor& z_sums, int64_t top, int64_t bottom) {
+                 const Tensor& r_sums, const Tensor& z_sums, int64_t top, int64_t bottom, int64_t cell,
+                 int64_t first_row) {
     Map maps[3];
     StageCall call = group(StageKind::group, maps, x, z, skip, gate, pixel_weight1, pixel_bias1, pixel_weight2,
-                           pixel_bias2, weight, bias, out_r, r_sums, top, bottom);
+                           pixel_bias2, weight, bias, out_r, r_sums, top, bottom, cell, first_row);
     add_convolution(call, weight1, bias1, call.channels, "conv1");
     add_convolution(call, weight2, bias2, call.channels, "conv2");
     call.out[1] = output_of(call, out_z, "out_z");
@@ -241,26 +263,27 @@ void group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Ten
 void last_group_stage(const Tensor& x, const Tensor& z, const Tensor& skip, const Tensor& gate,
                       const Tensor& pixel_weight1, const Tensor& pixel_bias1, const Tensor& pixel_weight2,
                       const Tensor& pixel_bias2, const Tensor& weight, const Tensor& bias, const Tensor& out_r,
-                      const Tensor& r_sums, int64_t top, int64_t bottom) {
+                      const Tensor& r_sums, int64_t top, int64_t bottom, int64_t cell, int64_t first_row) {
     Map maps[3];
     run(group(StageKind::last_group, maps, x, z, skip, gate, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2,
-              weight, bias, out_r, r_sums, top, bottom),
+              weight, bias, out_r, r_sums, top, bottom, cell, first_row),
         out_r);
 }
 
 void tail_stage(const Tensor& image, std::vector<Tensor> groups, const Tensor& gate, const Tensor& mean,
                 const Tensor& std, const Tensor& pixel_weight1, const Tensor& pixel_bias1, const Tensor& pixel_weight2,
                 const Tensor& pixel_bias2, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
-                const Tensor& bias2, const Tensor& out, int64_t top, int64_t bottom) {
+                const Tensor& bias2, const Tensor& out, int64_t top, int64_t bottom, int64_t cell, int64_t first_row) {
     STD_TORCH_CHECK(!groups.empty(), "groups: at least one map expected");
-    StageCall call = begin(StageKind::tail, out, storage_of(groups[0], "groups"), weight1.size(0), top, bottom);
+    StageCall call =
+        begin(StageKind::tail, out, storage_of(groups[0], "groups"), weight1.size(0), top, bottom, cell, first_row);
     const int C = call.channels;
     call.image = picture_of(call, image, top + bottom, "image");
     std::vector<Map> maps;
     for (const Tensor& group : groups) maps.push_back(maps_of(call, group, top + bottom, "groups"));
     call.maps = maps.data();
     call.map_count = int64_t(maps.size());
-    call.gate = floats(call, gate, {call.batch, call.map_count * C}, "gate");
+    set_gate(call, gate);
     call.mean = floats(call, mean, {3}, "mean");
     call.std = floats(call, std, {3}, "std");
     set_pixel_attention(call, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2);
@@ -295,17 +318,19 @@ STABLE_TORCH_LIBRARY_IMPL(famkern, CUDA, m) {
 extern "C" __attribute__((visibility("default"))) void famkern_has_cuda_stages() {}
 #endif
 
-// For Python's ctypes: the bytes that a call for such a band works in, at most.
+// For Python's ctypes: the bytes that a call for such a band works in, at most; `cell` as in the operators.
 extern "C" __attribute__((visibility("default"))) int64_t famkern_stage_workspace(int64_t rows, int64_t width,
-                                                                                  int64_t channels, int64_t threads) {
+                                                                                  int64_t channels, int64_t cell,
+                                                                                  int64_t threads) {
     famkern::StageCall call{};
     call.kind = famkern::StageKind::group;  // the greediest
     call.channels = int(channels);
     call.batch = 1;
     call.rows = rows;
     call.width = width;
+    call.cell = cell;
     for (auto& convolution : call.convolution) convolution = {nullptr, nullptr, call.channels, call.channels};
     call.convolutions = famkern::kMaxConvolutions;
-    const famkern::Workspace workspace(famkern::stage_kernels(), call);
+    const famkern::Workspace workspace(famkern::stage_kernels(), call, famkern::Columns(call));
     return workspace.packed + threads * workspace.scratch + 2 * workspace.partial;
 }

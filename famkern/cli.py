@@ -42,6 +42,10 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Def
 DtypeOption = Annotated[
     str | None, typer.Option(help="Precision of maps: float32, float16, bfloat16, float64. Default: by device.")
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Pixels over which means are taken, a multiple of 16; 0: all. Default: the model's own."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: PyTorch's setting.")]
 
 
@@ -57,6 +61,7 @@ def dehaze(
     dtype: DtypeOption = None,
     memory: Annotated[str | None, typer.Option(help='Bound on the memory used, such as "1GiB".')] = None,
     threads: ThreadsOption = None,
+    window: WindowOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs; else skipped.")] = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Descend into subfolders.")] = False,
     format: Annotated[Format | None, typer.Option(help="Format of the outputs. Default: each input's.")] = None,
@@ -75,7 +80,7 @@ def dehaze(
     with _wrong_usage():
         options = batch.Options(overwrite, options_format, quality, suffix, compare, max_pixels, memory)
         jobs = batch.plan_jobs(inputs, output, recursive=recursive, options=options)
-        dehazer = Dehazer(model, strength=strength, device=device, dtype=dtype, threads=threads)
+        dehazer = Dehazer(model, strength=strength, device=device, dtype=dtype, threads=threads, window=window)
     failed = done = skipped = 0
     with _progress_bar(len(jobs)) as bar:
         task = bar.add_task("", total=len(jobs), name="")
@@ -142,6 +147,7 @@ def evaluate(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
+    window: WindowOption = None,
 ) -> None:
     """Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.
 
@@ -154,11 +160,11 @@ def evaluate(
     with _wrong_usage():
         network = models.load(model)
         if isinstance(network, models.Teacher):
-            if csv or device or dtype or threads:
-                raise ValueError("a teacher is evaluated without --csv, --device, --dtype and --threads")
+            if csv or device or dtype or threads or window is not None:
+                raise ValueError("a teacher is evaluated without --csv, --device, --dtype, --threads and --window")
             _evaluate_teacher(network, model, folder)
             return
-        dehazer = Dehazer(network, device=device, dtype=dtype, threads=threads)
+        dehazer = Dehazer(network, device=device, dtype=dtype, threads=threads, window=window)
     try:
         pairs = evaluation.find_pairs(folder)
         scores = []
@@ -245,6 +251,9 @@ def train_student(
     groups: Annotated[int | None, typer.Option(help="Of the student.")] = None,
     blocks: Annotated[int | None, typer.Option(help="In each group.")] = None,
     init: Annotated[str | None, typer.Option(help="Weights to start from: a name or file.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=16, help="For channel attention afterwards: at least the crops. Default: all.")
+    ] = None,
     seed: SeedOption = None,
     average: AverageOption = None,
     precision: PrecisionOption = None,
@@ -288,6 +297,7 @@ def train_student(
             groups=groups,
             blocks=blocks,
             init=init,
+            window=window,
             seed=seed,
             average=average,
             precision=precision and precision.value,

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import engine, models
+from .models import windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
 from .ops import route
 
@@ -40,6 +41,8 @@ class Dehazer:
         memory: bound on what a call allocates beyond its input and output, in bytes or as text ("1GiB"). Maps that do not
             fit go to a file on disk. None: they stay in RAM if they fit half of what is available.
         threads: CPU threads; None for PyTorch's setting.
+        window: channel attention sees means over windows of so many rows and columns, a multiple of 16; 0: over the whole
+            picture. None: as the weights were made for, see `Student.window`.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is accepted.
@@ -55,6 +58,7 @@ class Dehazer:
         dtype: torch.dtype | str | None = None,
         memory: int | str | None = None,
         threads: int | None = None,
+        window: int | None = None,
     ) -> None:
         if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
             raise ValueError(f"strength is a number from 0 to 1, not {strength!r}")
@@ -72,6 +76,7 @@ class Dehazer:
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
+        self.window = network.window if window is None else windows.check(window or None)
         self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
@@ -110,10 +115,11 @@ class Dehazer:
 
     def least_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, with which a picture of this size can be dehazed, on the default device."""
-        try:
-            return self._plan(height, width, self._default_device(), memory=1).need
-        except engine.MemoryBoundError as error:
-            return error.least
+        with _threads(self.threads):  # each has memory to work in
+            try:
+                return self._plan(height, width, self._default_device(), memory=1).need
+            except engine.MemoryBoundError as error:
+                return error.least
 
     def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None) -> Tensor:
         if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
@@ -201,7 +207,8 @@ class Dehazer:
 
     def _plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
         dtype, compute = self._precision(device)
-        way = route.choose(device, self._numbers["channels"], compute)
+        over_parts = self.window is not None and self.window < max(height, width)
+        way = route.choose(device, self._numbers["channels"], compute, windows=over_parts)
         return engine.make_plan(
             self._line(compute, device),
             height,
@@ -211,6 +218,7 @@ class Dehazer:
             tile=way.tile,
             memory=memory,
             available=_available(device),
+            window=self.window,
             band_pixels=way.band_pixels,
             workspace=way.workspace_bytes,
         )
@@ -234,6 +242,7 @@ def dehaze(
     dtype: torch.dtype | str | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
+    window: int | None = None,
 ) -> T:
     """Remove haze from one picture, or from a batch of them; see `Dehazer` for the arguments and errors.
 
@@ -242,7 +251,8 @@ def dehaze(
     Example:
         >>> clear = famkern.dehaze(Image.open("hazy.jpg"))
     """
-    return Dehazer(model, strength=strength, device=device, dtype=dtype, memory=memory, threads=threads)(image)
+    options = {"strength": strength, "device": device, "dtype": dtype, "memory": memory, "threads": threads}
+    return Dehazer(model, window=window, **options)(image)  # type: ignore[arg-type]
 
 
 def _parse_device(device: str | torch.device | None) -> torch.device | None:

@@ -477,7 +477,8 @@ class _Launch:
         picture: (B, rows, width, any), a result.
         maps: read, (B, top + rows + bottom, width, C).
         outputs: maps that are written, (B, rows, width, C).
-        sums: (B, rows, C).
+        sums: (B, rows, 1, C).
+        cell: columns over which sums are taken: the width or more.
         reach: rows and columns around a pixel that it depends on.
         rings: sum of their channels.
 
@@ -495,6 +496,7 @@ class _Launch:
         sums: Sequence[Tensor],
         top: int,
         bottom: int,
+        cell: int,
         *,
         reach: int,
         rings: int,
@@ -509,7 +511,9 @@ class _Launch:
             )
         _expect(self.read_shape(self.C), self.dtype, *maps)
         _expect((self.B, self.rows, self.width, self.C), self.dtype, *outputs)
-        _expect((self.B, self.rows, self.C), torch.float64, *sums)
+        if cell < self.width:
+            raise RuntimeError(f"sums over all {self.width} columns expected, not over cells of {cell}")
+        _expect((self.B, self.rows, 1, self.C), torch.float64, *sums)
         self.tile = TILES[self.C, self.dtype.itemsize]
         self.blocks = triton.cdiv(self.width, self.tile.lanes - 2 * reach)
         programs = self.tile.block_programs if kernel is _block else self.tile.programs
@@ -548,8 +552,8 @@ class _Launch:
         return weights
 
     def gate(self, gate: Tensor, groups: int = 1) -> Tensor:
-        """Of channels: (B, groups C)."""
-        _expect((self.B, groups * self.C), torch.float32, gate)
+        """Of channels: (B, 1, 1, groups C)."""
+        _expect((self.B, 1, 1, groups * self.C), torch.float32, gate)
         return gate
 
     def __call__(self, *arguments: Any, **constants: int) -> None:
@@ -577,10 +581,11 @@ def head_stage(
     z_sums: Tensor,
     top: int,
     bottom: int,
+    cell: int,
 ) -> None:
     """`famkern::head_stage`."""
     rings = PICTURE + 2 * conv1_weight.shape[0]
-    launch = _Launch(_head, conv1_weight, out_x, [], [out_x, out_z], [z_sums], top, bottom, reach=3, rings=rings)
+    launch = _Launch(_head, conv1_weight, out_x, [], [out_x, out_z], [z_sums], top, bottom, cell, reach=3, rings=rings)
     _expect(launch.read_shape(3), torch.float32, image)
     _expect((3,), torch.float32, mean, std)
     launch(
@@ -612,10 +617,14 @@ def block_stage(
     z_sums: Tensor,
     top: int,
     bottom: int,
+    cell: int,
+    first_row: int,
 ) -> None:
     """`famkern::block_stage`."""
     rings = 2 * conv1_weight.shape[0]
-    launch = _Launch(_block, conv1_weight, out_x, [x, z], [out_x, out_z], [z_sums], top, bottom, reach=2, rings=rings)
+    launch = _Launch(
+        _block, conv1_weight, out_x, [x, z], [out_x, out_z], [z_sums], top, bottom, cell, reach=2, rings=rings
+    )
     launch(
         (x, z),
         launch.gate(gate),
@@ -648,10 +657,12 @@ def group_stage(
     z_sums: Tensor,
     top: int,
     bottom: int,
+    cell: int,
+    first_row: int,
 ) -> None:
     """`famkern::group_stage`."""
     rings, outputs, sums = 3 * conv_weight.shape[0], [out_r, out_z], [r_sums, z_sums]
-    launch = _Launch(_group, conv_weight, out_r, [x, z, skip], outputs, sums, top, bottom, reach=3, rings=rings)
+    launch = _Launch(_group, conv_weight, out_r, [x, z, skip], outputs, sums, top, bottom, cell, reach=3, rings=rings)
     launch(
         (x, z, skip),
         launch.gate(gate),
@@ -680,10 +691,14 @@ def last_group_stage(
     r_sums: Tensor,
     top: int,
     bottom: int,
+    cell: int,
+    first_row: int,
 ) -> None:
     """`famkern::last_group_stage`."""
     rings = conv_weight.shape[0]
-    launch = _Launch(_group, conv_weight, out_r, [x, z, skip], [out_r], [r_sums], top, bottom, reach=1, rings=rings)
+    launch = _Launch(
+        _group, conv_weight, out_r, [x, z, skip], [out_r], [r_sums], top, bottom, cell, reach=1, rings=rings
+    )
     conv = launch.convolution(conv_weight, conv_bias)
     launch(
         (x, z, skip),
@@ -713,9 +728,13 @@ def tail_stage(
     out: Tensor,
     top: int,
     bottom: int,
+    cell: int,
+    first_row: int,
 ) -> None:
     """`famkern::tail_stage`."""
-    launch = _Launch(_tail, post1_weight, out, groups, [], [], top, bottom, reach=2, rings=2 * post1_weight.shape[0])
+    launch = _Launch(
+        _tail, post1_weight, out, groups, [], [], top, bottom, cell, reach=2, rings=2 * post1_weight.shape[0]
+    )
     _expect(launch.read_shape(3), torch.float32, image)
     _expect((launch.B, launch.rows, launch.width, 3), torch.float32, out)
     _expect((3,), torch.float32, mean, std)

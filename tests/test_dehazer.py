@@ -218,6 +218,9 @@ def test_what_is_no_picture_is_refused_with_what_is_accepted(dehazer, image, err
         ({"strength": "a"}, "strength is a number from 0 to 1, not 'a'"),
         ({"threads": 1.5}, "not 1.5"),
         ({"threads": 0}, "threads is a whole number from 1 to 1024, not 0"),
+        ({"window": 100}, "window is a multiple of 16 pixels, or None for the whole picture, not 100"),
+        ({"window": -16}, "not -16"),
+        ({"window": 32.0}, "not 32.0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(student, argument, message):
@@ -342,6 +345,40 @@ def test_a_memory_bound_changes_nothing_but_memory(student):
     assert (result - expected).abs().max() < 1e-5
     with pytest.raises(famkern.MemoryBoundError, match="at least"):
         famkern.Dehazer(student, memory=1000)(image)
+
+
+@pytest.fixture(scope="module")
+def local():
+    """A student whose channel attention sees windows, and whose result shows it."""
+    torch.manual_seed(0)
+    student = Student(16, 2, 2, window=48).eval()
+    for name, parameter in student.named_parameters():
+        if "calayer" in name:
+            parameter.data *= 10
+    return student
+
+
+def test_means_over_windows_are_those_of_the_network(local):
+    image = torch.rand(1, 3, 130, 150)
+    image[..., :60] *= 0.3
+    result = famkern.Dehazer(local)(image)
+    assert (result - network(local, image)).abs().max() < 1e-5
+    whole = famkern.Dehazer(local, window=0)(image)
+    assert (whole - result).abs().max() > 1e-3
+    assert torch.equal(whole, famkern.Dehazer(local, window=160)(image))  # one window holds the picture
+    assert (famkern.Dehazer(local, window=96)(image) - result).abs().max() > 1e-4
+    assert local.window == 48
+    assert torch.equal(famkern.dehaze(image, model=local, window=0), whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bands_bounds_and_threads_leave_the_bits_of_windows_alone(local, dtype):
+    image = torch.rand(3, 301, 407)
+    expected = famkern.Dehazer(local, dtype=dtype, threads=1)(image)
+    for threads in (1, 2, 3):
+        dehazer = famkern.Dehazer(local, dtype=dtype, threads=threads)
+        for memory in (dehazer.least_memory(301, 407), "24MiB", None):
+            assert torch.equal(dehazer.limited(memory)(image), expected), (threads, memory)
 
 
 def test_one_dehazer_serves_several_threads():

@@ -67,6 +67,10 @@ class Distillation(Task):
             if not isinstance(start, Student) or (start.channels, start.groups, start.blocks) != numbers:
                 raise ValueError(f"{recipe.init}: not weights of a student of {numbers} channels, groups, blocks")
             self.student.load_state_dict(start.state_dict())
+        self.student.window = recipe.window
+        largest = max(phase.size for phase in recipe.phases)
+        if recipe.window is not None and recipe.window < largest:
+            raise ValueError(f"crops of {largest} pixels are larger than the window of {recipe.window}")
         self.teacher = None if recipe.teacher is None else load_teacher(recipe.teacher)
         self.parts = () if self.teacher is None else ("restoration", "affinity")
         self.average_of(self.student)
@@ -105,6 +109,10 @@ class Distillation(Task):
         )
         loss = restoration + self.recipe.fam_weight * affinity
         return {"loss": loss, "restoration": restoration.detach(), "affinity": affinity.detach()}
+
+    def facts(self) -> dict[str, Any]:
+        """The window."""
+        return {} if self.recipe.window is None else {"window": self.recipe.window}
 
     def dehazer(self) -> Dehazer:
         """What users would get now: the averaged weights on this device."""

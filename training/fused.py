@@ -22,6 +22,8 @@ class FusedStudent(nn.Module):
     Args:
         student: a student without batch normalisation, which would need the means between convolution and rectifier.
 
+    Channel attention sees the mean of the whole picture, whatever the student's window: crops are not larger than that.
+
     Raises:
         ValueError: for a student with batch normalisation.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import time
@@ -175,7 +176,8 @@ def export(task: Task, path: Path, step: int) -> None:
         for name, tensor in task.averaged.state_dict().items()
     }
     # One entry: safetensors writes several in no particular order, and equal weights are to be equal files.
-    content = to_safetensors(tensors, {"famkern": f"{task.name}, step {step} of {task.recipe.steps}"})
+    facts = {"network": task.name, "step": step, "steps": task.recipe.steps, **task.facts()}
+    content = to_safetensors(tensors, {"famkern": json.dumps(facts)})
     replace(path, lambda beside: beside.write_bytes(content))
 
 

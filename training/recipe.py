@@ -125,6 +125,7 @@ class StudentRecipe(Recipe):
 
     channels, groups, blocks  of the network, see models.Student
     init                      weights to start from; None: PyTorch's initialisation
+    window                    of channel attention outside training, see models.Student; crops are seen whole
     teacher                   name or path of the teacher; None: no feature affinity
     fam_scale                 see famkern.feature_affinity_loss
     """
@@ -133,6 +134,7 @@ class StudentRecipe(Recipe):
     groups: int = 3
     blocks: int = 6
     init: str | None = None
+    window: int | None = None
     teacher: str | None = None
     fam_weight: float = 0.25
     fam_scale: Literal["paper", "rms"] = "paper"

@@ -52,6 +52,10 @@ class Task(LightningModule):
         """Name of the file of the averaged weights."""
         return f"{self.name}.safetensors"
 
+    def facts(self) -> dict[str, Any]:
+        """What whoever loads the weights must know beside them, see models.loading."""
+        return {}
+
     @property
     def trained(self) -> nn.Module:
         """The network with its own weights."""

@@ -2,8 +2,8 @@
 //
 // A band is cut into tasks: blocks of columns, anchored at the image's left, times runs of strips (rows of tiles). A
 // task writes its own rectangle of every output and recomputes what it needs around it, so tasks run in any order on
-// any thread. The cut into columns depends on the picture's width alone, because the sums of a row are added block by
-// block.
+// any thread. The cut into columns depends on the picture's width and cells alone, because the sums of a row are added
+// block by block; a block has whole cells, if there are several.
 #pragma once
 
 #include <cstdint>
@@ -34,11 +34,15 @@ struct StageCall {
     bool stream;      // outputs are too large for the caches, and on cache lines
     int channels;
     int64_t batch, rows, width, top, bottom;  // rows of the outputs; inputs have top and bottom more
+    int64_t cell, first_row;                  // columns of a cell; row of the picture with which the inputs begin
 
     Map image;        // head, tail
     const Map* maps;  // x, z, skip; or the tail's groups
     int64_t map_count;
-    const float* gate;  // (B, channels), tail: (B, map_count channels)
+    // (B, gate_rows, gate_columns, channels), tail: map_count channels: at the corners of cells, or 1 along a side: the
+    // same everywhere.
+    const float* gate;
+    int64_t gate_rows, gate_columns;
     const float* mean;  // (3,) head, tail
     const float* std;
     const float* pixel[4];  // pixel attention: (C/8, C), (C/8,), (1, C/8), (1,)
@@ -47,7 +51,10 @@ struct StageCall {
     int convolutions;
     Map out_x;        // head, block
     Map out[2];       // of the convolutions: z; r and z; the picture
-    double* sums[2];  // (B, rows, C) of out
+    double* sums[2];  // (B, rows, cells, C) of out
+
+    int64_t cells() const { return (width + cell - 1) / cell; }
+    int64_t gates() const { return kind == StageKind::tail ? map_count * channels : channels; }  // at a corner
 };
 
 struct Task {
@@ -61,9 +68,9 @@ struct StageKernels {
     int64_t (*packed_bytes)(const StageCall&);
     void (*pack)(const StageCall&, void* packed);                      // transforms the weights
     int64_t (*scratch_bytes)(const StageCall&, int64_t tiles_across);  // of a task of this width
-    // partial[i]: (B, rows, blocks, C), zeroed: sums of out[i] over the blocks of columns
+    // partial[i]: (B, rows, parts, C), zeroed: sums of out[i] over parts of its columns, the blocks or else the cells
     void (*run)(const StageCall&, const Task&, const void* packed, void* scratch, double* const* partial,
-                int64_t blocks);
+                int64_t parts);
 };
 
 }  // namespace famkern

@@ -15,11 +15,20 @@
 
 namespace famkern {
 
-// Blocks of columns whose rings fit an L2 cache; by width and channels alone.
-inline int64_t column_blocks(int64_t tiles_across, int channels) {
-    const int64_t most_tiles = std::max(24, 2048 / channels);
-    return (tiles_across + most_tiles - 1) / most_tiles;
-}
+// How a row is cut: into blocks of columns whose rings fit an L2 cache, each of whole units of tiles, as even as may
+// be.
+struct Columns {
+    int64_t tiles, unit, units, blocks;
+
+    explicit Columns(const StageCall& call)
+        : tiles((call.width + kTileSide - 1) / kTileSide), unit(call.cells() > 1 ? call.cell / kTileSide : 1) {
+        units = (tiles + unit - 1) / unit;
+        const int64_t most_units = std::max<int64_t>(1, (std::max(24, 2048 / call.channels) + unit / 2) / unit);
+        blocks = (units + most_units - 1) / most_units;
+    }
+    int64_t first_tile(int64_t block) const { return std::min(block * units / blocks * unit, tiles); }
+    int64_t widest() const { return std::min((units + blocks - 1) / blocks * unit, tiles); }
+};
 
 // Runs of strips: as few as keep all threads busy, since every run computes (convolutions - 1) strips more on either
 // side.
@@ -34,16 +43,15 @@ inline int64_t strip_runs(int64_t strips, int64_t blocks, int64_t threads, int c
     return best;
 }
 
-inline std::vector<Task> cut(const StageCall& call, int64_t blocks, int64_t threads) {
-    const int64_t strips = (call.rows + kTileSide - 1) / kTileSide;
-    const int64_t tiles = (call.width + kTileSide - 1) / kTileSide;
+inline std::vector<Task> cut(const StageCall& call, const Columns& columns, int64_t threads) {
+    const int64_t strips = (call.rows + kTileSide - 1) / kTileSide, blocks = columns.blocks;
     const int64_t runs = strip_runs(strips, blocks * call.batch, threads, call.convolutions);
     std::vector<Task> tasks;
     for (int64_t image = 0; image < call.batch; ++image)
         for (int64_t run = 0; run < runs; ++run)
             for (int64_t block = 0; block < blocks; ++block)
-                tasks.push_back({image, run * strips / runs, (run + 1) * strips / runs, block * tiles / blocks,
-                                 (block + 1) * tiles / blocks, block});
+                tasks.push_back({image, run * strips / runs, (run + 1) * strips / runs, columns.first_tile(block),
+                                 columns.first_tile(block + 1), block});
     return tasks;
 }
 
@@ -59,18 +67,16 @@ inline Scratch allocate(int64_t bytes) {
 
 // The memory that a call works in.
 struct Workspace {
-    int64_t blocks, packed, scratch, partial;  // of columns; bytes: of all weights, of a worker, of one map's sums
+    int64_t packed, scratch, partial;  // bytes: of all weights, of a worker, of one map's sums
 
-    Workspace(const StageKernels& kernels, const StageCall& call) {
-        const int64_t tiles = (call.width + kTileSide - 1) / kTileSide;
-        blocks = column_blocks(tiles, call.channels);
+    Workspace(const StageKernels& kernels, const StageCall& call, const Columns& columns) {
         packed = whole_pages(kernels.packed_bytes(call));
-        scratch = whole_pages(kernels.scratch_bytes(call, (tiles + blocks - 1) / blocks));
-        partial = call.batch * call.rows * blocks * call.channels * int64_t(sizeof(double));
+        scratch = whole_pages(kernels.scratch_bytes(call, columns.widest()));
+        partial = call.batch * call.rows * columns.blocks * call.channels * int64_t(sizeof(double));
     }
 };
 
-// call.sums from the sums of the blocks, `partial`: from left to right, whoever computed them.
+// call.sums of a single cell from the sums of the blocks, `partial`: from left to right, whoever computed them.
 inline void add_blocks(const StageCall& call, const double* const* partial, int64_t blocks) {
     for (int i = 0; i < 2; ++i)
         for (int64_t row = 0; call.sums[i] != nullptr && row < call.batch * call.rows; ++row)
@@ -84,28 +90,32 @@ inline void add_blocks(const StageCall& call, const double* const* partial, int6
 
 inline void run_stage(const StageKernels& kernels, const StageCall& call, int64_t threads) {
     if (call.batch == 0 || call.rows == 0 || call.width == 0) return;
-    const Workspace workspace(kernels, call);
-    const int64_t blocks = workspace.blocks;
-    const std::vector<Task> tasks = cut(call, blocks, threads);
+    const Columns columns(call);
+    const Workspace workspace(kernels, call, columns);
+    const std::vector<Task> tasks = cut(call, columns, threads);
     const int64_t workers = std::min<int64_t>(threads, int64_t(tasks.size()));
     const Scratch memory = allocate(workspace.packed + workers * workspace.scratch);
     char* const packed = static_cast<char*>(memory.get());
     kernels.pack(call, packed);
     std::vector<double> sums[2];
     double* partial[2] = {};
+    const bool one_cell = call.cells() == 1;
+    const int64_t parts = one_cell ? columns.blocks : call.cells(),
+                  numbers = call.batch * call.rows * parts * call.channels;
     for (int i = 0; i < 2; ++i)
         if (call.sums[i] != nullptr) {
-            sums[i].resize(call.batch * call.rows * blocks * call.channels);
-            partial[i] = sums[i].data();
+            if (one_cell) sums[i].resize(numbers);
+            partial[i] = one_cell ? sums[i].data() : call.sums[i];
+            std::fill_n(partial[i], numbers, 0.0);
         }
 
     std::atomic<int64_t> next{0};
     Team::run(workers, [&](int64_t worker) {
         void* const scratch = packed + workspace.packed + worker * workspace.scratch;
         for (int64_t t = next++; t < int64_t(tasks.size()); t = next++)
-            kernels.run(call, tasks[t], packed, scratch, partial, blocks);
+            kernels.run(call, tasks[t], packed, scratch, partial, parts);
     });
-    add_blocks(call, partial, blocks);
+    if (one_cell) add_blocks(call, partial, columns.blocks);
 }
 
 }  // namespace famkern

@@ -1,6 +1,6 @@
 """A network as a line of stages.
 
-Every global mean is a barrier over the whole image. Between two barriers stand two or three convolutions, which together
+Every mean is a barrier over the whole image. Between two barriers stand two or three convolutions, which together
 with the end of the block before make one stage:
 
     head   block  block  ... group  block  block ... group ... group  tail
@@ -31,15 +31,15 @@ OUTPUT = "output"
 
 @dataclass(frozen=True)
 class Gate:
-    """Channel attention between two stages: from global means to one weight per channel."""
+    """Channel attention between two stages: from means to one weight per channel, for each place that has means."""
 
     means: tuple[str, ...]  # maps whose means enter, side by side
     weights: tuple[Tensor, ...]
 
     def __call__(self, means: Mapping[str, Tensor]) -> Tensor:
-        """The weights (1, C), in the precision of the arithmetic, from means (1, C) in float64."""
-        mean = torch.cat([means[name] for name in self.means], dim=1)
-        # A few hundred multiplications: float64 costs nothing and the order of sums cannot show.
+        """The weights (1, Y, X, C), in the precision of the arithmetic, from means (1, Y, X, C) in float64."""
+        mean = torch.cat([means[name] for name in self.means], dim=3)
+        # A few hundred multiplications a place: float64 costs nothing and the order of sums cannot show.
         return formulas.channel_attention(mean, *(w.double() for w in self.weights)).to(self.weights[0].dtype)
 
 

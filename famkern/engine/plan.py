@@ -20,9 +20,10 @@ import torch
 
 from ..ops.formulas import workspace_bytes
 from .line import IMAGE, OUTPUT, Stage
+from .means import WINDOW_CELLS, open_bytes
 from .memory import format_bytes
 
-Workspace = Callable[[int, int, int, torch.dtype], int]  # (rows, width, channels, arithmetic) -> bytes
+Workspace = Callable[[int, int, int, int, torch.dtype], int]  # (rows, width, channels, cell, arithmetic) -> bytes
 
 BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
 # The allocator's slack, libraries' own buffers and their code, which the first run brings into memory.
@@ -50,6 +51,7 @@ class Plan:
     dtype: torch.dtype  # of the maps
     tile: int  # rows that the kernels compute at a time
     band: int  # rows of a band, a multiple of `tile`; the last band may be shorter
+    cell: int  # rows and columns of a cell of the grid of means, see means.py; the longer side for means of all
     slide: int  # rows by which a map moves when it takes over a buffer
     buffers: dict[str, int]  # map -> buffer
     spill: bool  # buffers live in a file
@@ -87,6 +89,7 @@ def make_plan(
     tile: int,
     memory: int | None,
     available: int,
+    window: int | None = None,
     band: int | None = None,
     band_pixels: int = BAND_PIXELS,
     workspace: Workspace = workspace_bytes,
@@ -101,6 +104,7 @@ def make_plan(
         tile: rows that the kernels compute at a time.
         memory: bound in bytes on what the run allocates beyond input and output; None for half of `available`.
         available: bytes that could be allocated.
+        window: rows and columns over which means are taken, see `cell_of`; None: the whole picture.
         band: a band height to use instead of the preferred one, for tests and experiments; rounded up to tiles.
         band_pixels: preferred size of a band.
         workspace: bytes that a stage allocates at most for a band of so many rows, halo included.
@@ -110,10 +114,12 @@ def make_plan(
     """
     buffers = share_buffers(line)
     halo = max(stage.halo(tile) for stage in line)
+    cell = cell_of(window, height, width)
 
     def candidate(tiles: int, spill: bool) -> Plan:
         rows = tiles * tile
-        plan = Plan(height, width, channels, dtype, tile, rows, min(rows + halo, height), buffers, spill, need=0)
+        slide = min(rows + halo, height)
+        plan = Plan(height, width, channels, dtype, tile, rows, cell, slide, buffers, spill, need=0)
         return replace(plan, need=_need(plan, line, workspace))
 
     bound = memory if memory is not None else available // 2
@@ -125,6 +131,12 @@ def make_plan(
             return candidate(tiles, spill)
     least = min(candidate(1, spill).need for spill in (False, True))
     raise MemoryBoundError(f"a picture of {width} x {height} pixels", least, bound)
+
+
+def cell_of(window: int | None, height: int, width: int) -> int:
+    """Rows and columns of a cell: a part of the window, or the longer side if the window holds the picture or is None."""
+    longer = max(height, width)
+    return longer if window is None or window >= longer else window // WINDOW_CELLS
 
 
 def share_buffers(line: Sequence[Stage]) -> dict[str, int]:
@@ -149,7 +161,8 @@ def share_buffers(line: Sequence[Stage]) -> dict[str, int]:
 
 def _need(plan: Plan, line: Sequence[Stage], workspace: Workspace) -> int:
     """Bytes that a run by this plan allocates at most, beyond input and output."""
-    sums = max(len(stage.sums) for stage in line) * plan.height * plan.channels * 8
+    sums = open_bytes(plan.height, plan.width, plan.cell, plan.channels, min(plan.band, plan.height))
+    sums *= max(len(stage.sums) for stage in line)
     work = max(_band_bytes(plan, stage, workspace) for stage in line)
     return RESERVE + sums + work + (0 if plan.spill else plan.map_bytes)
 
@@ -157,7 +170,7 @@ def _need(plan: Plan, line: Sequence[Stage], workspace: Workspace) -> int:
 def _band_bytes(plan: Plan, stage: Stage, workspace: Workspace) -> int:
     """Bytes that one band of this stage needs: the operator's workspace, pixels, and what passes to and from a file."""
     rows = min(plan.band + 2 * stage.halo(plan.tile), plan.height)
-    work = workspace(rows, plan.width, plan.channels, stage.weights[0].dtype)
+    work = workspace(rows, plan.width, plan.channels, plan.cell, stage.weights[0].dtype)
     if plan.spill:
         passing = [name for name in (*stage.reads, *stage.writes) if name not in (IMAGE, OUTPUT)]
         work += len(passing) * rows * plan.row_bytes

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .line import IMAGE, OUTPUT, Stage
+from .means import Sums
 from .pixels import Pixels
 from .plan import Plan
 from .storage import open_storage
@@ -56,36 +57,32 @@ def run(
             else:
                 storage.store(name, origins[name], start, stop, band)
 
-        def run_band(stage: Stage, gate: Tensor | None, sums: list[Tensor], start: int, stop: int) -> None:
+        def run_band(stage: Stage, gate: Tensor | None, sums: list[Sums], start: int, stop: int) -> None:
             halo = stage.halo(plan.tile)
             top, bottom = min(halo, start), min(halo, plan.height - stop)
             inputs = [read(name, start - top, stop + bottom) for name in stage.reads]
             outputs = [target(name, start, stop) for name in stage.writes]
-            stage.operator(inputs, gate, stage.weights, outputs, [s[:, start:stop] for s in sums], top, bottom)
+            shape = (1, stop - start, -(-plan.width // plan.cell), plan.channels)
+            rows = [torch.empty(shape, dtype=torch.float64, device=device) for _ in sums]
+            place = (top, bottom, plan.cell, start - top)
+            stage.operator(inputs, gate, stage.weights, outputs, rows, *place)
             for name, band in zip(stage.writes, outputs, strict=True):
                 store(name, start, stop, band)
+            for whole, part in zip(sums, rows, strict=True):
+                whole.add(start, part)
 
         for index, stage in enumerate(line):
             gate = stage.gate(means) if stage.gate else None
             origins |= dict.fromkeys(stage.writes, plan.slide * (index % 2))
-            shape = (1, plan.height, plan.channels)
-            sums = [torch.empty(shape, dtype=torch.float64, device=device) for _ in stage.sums]
+            sums = [Sums(plan.height, plan.width, plan.cell, plan.channels, device) for _ in stage.sums]
             for start, stop in plan.bands(index):
                 run_band(stage, gate, sums, start, stop)
                 done += 1
                 if progress:
                     progress(done / total)
-            pixels = plan.height * plan.width
-            means |= {name: _sum_rows(s) / pixels for name, s in zip(stage.sums, sums, strict=True)}
+            means |= {name: s.means() for name, s in zip(stage.sums, sums, strict=True)}
             if not all(bool(means[name].isfinite().all()) for name in stage.sums):
                 raise ValueError(
                     f"the network's maps overflow {str(plan.dtype).removeprefix('torch.')} on this picture; "
                     "use dtype bfloat16 or float32"
                 )
-
-
-def _sum_rows(sums: Tensor) -> Tensor:
-    """(1, H, C) -> (1, C), always in the same order, so that the mean has the same bits for any number of threads."""
-    if sums.device.type == "cpu":
-        return torch.from_numpy(sums.numpy().sum(axis=1))  # NumPy uses one thread; PyTorch splits by their number
-    return sums.sum(dim=1)

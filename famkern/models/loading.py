@@ -1,11 +1,13 @@
 """From a name or a checkpoint file to a network.
 
 Checkpoints are read as data only: safetensors, or pickles through torch.load(weights_only=True). The family's three
-numbers (channels, groups, blocks) are read off the tensors, so a file needs no configuration beside it.
+numbers (channels, groups, blocks) are read off the tensors, so a file needs no configuration beside it. A student's
+window may stand in the metadata of a safetensors file, under "famkern", as JSON: {"window": 192}.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -15,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from . import zoo
@@ -53,25 +54,40 @@ def load(path_or_name: str | os.PathLike[str]) -> Student | Teacher:
         WeightsError: if the file is not a checkpoint, or not of a network that famkern knows.
     """
     if isinstance(path_or_name, str) and path_or_name in zoo.available():
-        return build(zoo.read(path_or_name), path_or_name)
+        return _load(zoo.verified(path_or_name), path_or_name)
     path = Path(path_or_name)
     if not path.is_file():
         names = ", ".join(zoo.available())
         raise FileNotFoundError(f"{path}: no such checkpoint, nor one of the models that come with famkern ({names})")
-    return build(read_checkpoint(path), str(path))
+    return _load(path, str(path))
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, without wrappers and prefixes.
+def _load(path: Path, source: str) -> Student | Teacher:
+    tensors, metadata = read_checkpoint(path)
+    network = build(tensors, source)
+    if isinstance(network, Student) and "window" in metadata:
+        try:
+            network.window = metadata["window"]
+        except ValueError as error:
+            raise WeightsError(f"{source}: its metadata say: {error}") from error
+    return network
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint file, without wrappers and prefixes; and famkern's metadata, if it holds any.
 
     Raises:
         WeightsError: if the file cannot be read as a checkpoint.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise WeightsError(f"{path}: a checkpoint ends in one of {', '.join(SUFFIXES)}, not in {path.suffix!r}")
+    metadata: dict[str, Any] = {}
     try:
         if path.suffix.lower() == ".safetensors":
-            content: object = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                content: object = {name: file.get_tensor(name) for name in names}
+                metadata = _parse_metadata(file.metadata())
         else:
             with torch.serialization.safe_globals(_NUMPY_SCALARS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -90,7 +106,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: a dictionary of tensors expected, but {wrong!r} is of type {type(tensors[wrong]).__name__}"
         )
-    return tensors
+    return tensors, metadata
+
+
+def _parse_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Famkern's part of a file's metadata; other programs may have put anything there."""
+    try:
+        own = json.loads((metadata or {}).get("famkern", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return own if isinstance(own, dict) else {}
 
 
 def build(tensors: Mapping[str, Tensor], source: str) -> Student | Teacher:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import windows
+
 IMAGE_MEAN = (0.64, 0.60, 0.58)  # RGB; the student sees (image - mean) / std
 IMAGE_STD = (0.14, 0.15, 0.152)
 
@@ -32,7 +34,9 @@ def _attention(channels: int, hidden: int, weights: int) -> list[nn.Module]:
 
 
 class ChannelAttention(nn.Module):
-    """One weight per channel of the whole image, from its global mean."""
+    """One weight per channel, from its mean over the whole image or over windows of `window` pixels around each place."""
+
+    window: int | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,7 +44,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x * self.ca(x.mean(dim=(2, 3), keepdim=True))
+        return x * windows.spread(self.ca(windows.means(x, self.window)), self.window, *x.shape[2:])
 
 
 class PixelAttention(nn.Module):
@@ -94,13 +98,20 @@ class Student(nn.Module):
         blocks: number of blocks in each group, 1 or more.
         norm: None as in the paper, or "batch" for a batch normalisation after each convolution of the blocks;
             inference folds it into the convolutions.
+        window: None: channel attention sees the mean of the whole picture, as in the paper; or a multiple of 16: the mean
+            over so many rows and columns around each place, see `models.windows`. It may be changed later.
 
     Raises:
         ValueError: for numbers outside these ranges.
     """
 
     def __init__(
-        self, channels: int = 16, groups: int = 3, blocks: int = 6, norm: Literal["batch"] | None = None
+        self,
+        channels: int = 16,
+        groups: int = 3,
+        blocks: int = 6,
+        norm: Literal["batch"] | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         if channels < 16 or channels % 16 or groups < 1 or blocks < 1:
@@ -115,9 +126,23 @@ class Student(nn.Module):
         for i in range(groups):
             self.add_module(f"g{i + 1}", Group(channels, blocks, norm))
         hidden = channels // 16
-        self.ca = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_attention(groups * channels, hidden, groups * channels))
+        # The papers' code takes the mean here, which leaves the first place of their checkpoints' names to it.
+        self.ca = nn.Sequential(nn.Identity(), *_attention(groups * channels, hidden, groups * channels))
         self.palayer = PixelAttention(channels)
         self.post = nn.Sequential(_conv3x3(channels, channels), _conv3x3(channels, 3))
+        self.window = window
+
+    @property
+    def window(self) -> int | None:
+        """Side in pixels of the windows whose means channel attention sees; None: the whole picture."""
+        return self._window
+
+    @window.setter
+    def window(self, window: int | None) -> None:
+        self._window = windows.check(window)
+        for module in self.modules():
+            if isinstance(module, ChannelAttention):
+                module.window = window
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""
@@ -126,7 +151,8 @@ class Student(nn.Module):
         for i in range(self.groups):
             x = self.get_submodule(f"g{i + 1}")(x)
             results.append(x)
-        weights = self.ca(torch.cat(results, dim=1)).chunk(self.groups, dim=1)
+        means = windows.means(torch.cat(results, dim=1), self.window)
+        weights = windows.spread(self.ca(means), self.window, *x.shape[2:]).chunk(self.groups, dim=1)
         o = sum(weight * result for weight, result in zip(weights, results, strict=True))
         return self.post(self.palayer(o)) + image
 

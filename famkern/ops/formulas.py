@@ -33,13 +33,43 @@ def pixel_attention(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, 
 
 
 def channel_attention(mean: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-    """sigmoid(W2 relu(W1 mean + b1) + b2), one weight per channel of the whole image: (B, C) -> (B, C)."""
-    return torch.sigmoid(F.linear(F.relu(F.linear(mean, weight1, bias1)), weight2, bias2))
+    """sigmoid(W2 relu(W1 mean + b1) + b2), one weight per channel for each mean: (..., C) -> (..., C)."""
+    return torch.sigmoid(_product(F.relu(_product(mean, weight1, bias1)), weight2, bias2))
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight x + bias, without the threads of a matrix library, which would spin on the kernels' cores for longer."""
+    return (x[..., None, :] * weight).sum(-1) + bias
+
+
+def spread(gate: Tensor, cell: int, first_row: int, rows: int, width: int) -> Tensor:
+    """Weights of channels for every pixel of a band, from those at the corners of cells: linear between them.
+
+    Args:
+        gate: (B, Y, X, C). Along a side with one number it is the same everywhere; otherwise number i is at i * cell.
+        cell: rows and columns between corners.
+        first_row: of the picture, with which the band begins.
+        rows, width: of the band.
+
+    Returns:
+        (B, rows or 1, width or 1, C).
+    """
+    return _between(_between(gate, 1, first_row, rows, cell), 2, 0, width, cell)
+
+
+def _between(corners: Tensor, side: int, first: int, count: int, cell: int) -> Tensor:
+    if corners.shape[side] == 1:
+        return corners
+    at = torch.arange(first, first + count, device=corners.device)
+    before = at // cell
+    shape = [-1 if dim == side else 1 for dim in range(4)]
+    part = ((at - before * cell).to(corners.dtype) / cell).view(shape)
+    return torch.lerp(corners.index_select(side, before), corners.index_select(side, before + 1), part)
 
 
 def finish_block(x: Tensor, z: Tensor, gate: Tensor, *pixel_weights: Tensor) -> Tensor:
-    """The end of a block, possible once the mean of its z is known: channel gate, pixel gate, skip."""
-    return pixel_attention(z * gate[:, None, None, :], *pixel_weights) + x
+    """The end of a block, possible once the mean of its z is known: channel gate (see `spread`), pixel gate, skip."""
+    return pixel_attention(z * gate, *pixel_weights) + x
 
 
 def convolve_block(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
@@ -52,11 +82,14 @@ def crop(x: Tensor, top: int, bottom: int) -> Tensor:
     return x[:, top : x.shape[1] - bottom]
 
 
-def row_sums(x: Tensor) -> Tensor:
-    """Sums over each row, (B, rows, W, C) -> (B, rows, C) in float64: what the next global mean is made of."""
-    return x.sum(dim=2, dtype=torch.float64)
+def row_sums(x: Tensor, cell: int) -> Tensor:
+    """Sums over every `cell` columns of each row: what the next means are made of.
+
+    (B, rows, W, C) -> (B, rows, ceil(W / cell), C) in float64. One sum a row for a cell of the width or more.
+    """
+    return torch.stack([part.sum(dim=2, dtype=torch.float64) for part in x.split(cell, dim=2)], dim=2)
 
 
-def workspace_bytes(rows: int, width: int, channels: int, dtype: torch.dtype) -> int:
+def workspace_bytes(rows: int, width: int, channels: int, _cell: int, dtype: torch.dtype) -> int:
     """Bytes that a stage made of these formulas allocates at most for a band of `rows` rows, halo included."""
     return rows * width * (WORKSPACE_MAPS * channels + WORKSPACE_PICTURES * 3) * dtype.itemsize

@@ -35,21 +35,22 @@ class Route:
     name: str
     tile: int  # rows that it computes at a time; bands start at multiples of it
     band_pixels: int  # preferred size of a band
-    workspace_bytes: Callable[[int, int, int, torch.dtype], int]  # (rows with halo, width, channels, arithmetic)
+    # (rows with halo, width, channels, cell, arithmetic)
+    workspace_bytes: Callable[[int, int, int, int, torch.dtype], int]
 
 
-def _compiled_workspace(rows: int, width: int, channels: int, _dtype: torch.dtype) -> int:
-    return _workspace_query()(rows, width, channels, torch.get_num_threads())
+def _compiled_workspace(rows: int, width: int, channels: int, cell: int, _dtype: torch.dtype) -> int:
+    return _workspace_query()(rows, width, channels, cell, torch.get_num_threads())
 
 
 @functools.cache
-def _workspace_query() -> Callable[[int, int, int, int], int]:
+def _workspace_query() -> Callable[[int, int, int, int, int], int]:
     query = ctypes.CDLL(str(library.COMPILED)).famkern_stage_workspace
-    query.argtypes, query.restype = [ctypes.c_int64] * 4, ctypes.c_int64
+    query.argtypes, query.restype = [ctypes.c_int64] * 5, ctypes.c_int64
     return query
 
 
-def _triton_workspace(rows: int, width: int, channels: int, _dtype: torch.dtype) -> int:
+def _triton_workspace(rows: int, width: int, channels: int, _cell: int, _dtype: torch.dtype) -> int:
     from ..kernels import stages
 
     pictures = rows * width * formulas.WORKSPACE_PICTURES * 3 * 4
@@ -64,13 +65,13 @@ COMPILED = Route("compiled", 4, 1 << 18, _compiled_workspace)
 GPU = Route("gpu", 1, 1 << 24, _triton_workspace)
 
 
-def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
-    """The route of a network with so many channels, computed in `dtype`."""
+def choose(device: torch.device, channels: int, dtype: torch.dtype, *, windows: bool = False) -> Route:
+    """The route of a network with so many channels, computed in `dtype`; `windows`: its means are over parts."""
     if os.environ.get("FAMKERN_REFERENCE") == "1":
         _announce("FAMKERN_REFERENCE=1 asks for it")
         return REFERENCE
     if device.type == "cuda":
-        return _choose_on_gpu(device, channels, dtype)
+        return _choose_on_gpu(device, channels, dtype, windows)
     if device.type != "cpu":
         return REFERENCE
     if library.why_not_compiled() is not None:
@@ -81,9 +82,12 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
     return COMPILED if _suits("compiled", channels, dtype) else REFERENCE
 
 
-def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
+def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype, windows: bool) -> Route:
     if os.environ.get("FAMKERN_GPU") != "1":
         _announce("the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them")
+        return REFERENCE
+    if windows:
+        _announce("the kernels for GPUs take means over the whole picture; window=0 asks for that")
         return REFERENCE
     reason = _why_not_triton(device)
     if reason is not None:
@@ -113,12 +117,14 @@ def _why_not_triton(device: torch.device) -> str | None:
     return None
 
 
-def operator(name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype) -> Callable[..., None]:
+def operator(
+    name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype, *, windows: bool
+) -> Callable[..., None]:
     """The implementation of a stage for a network with this C -> C convolution (C, C, 3, 3) and maps in `storage`.
 
     On a GPU CUDA C++ where it was built and has the stage, since its intermediates stay in shared memory, else Triton.
     """
-    route = choose(weight.device, weight.shape[0], weight.dtype)
+    route = choose(weight.device, weight.shape[0], weight.dtype, windows=windows)
     if route is REFERENCE:
         return reference
     if route is GPU and weight.shape[0] == 16 and storage != torch.float32 and library.has_cuda_stages():

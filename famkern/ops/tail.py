@@ -22,7 +22,7 @@ LIBRARY.define(
     "tail_stage(Tensor image, Tensor[] groups, Tensor gate, Tensor mean, Tensor std,"
     " Tensor pixel_weight1, Tensor pixel_bias1, Tensor pixel_weight2, Tensor pixel_bias2,"
     " Tensor post1_weight, Tensor post1_bias, Tensor post2_weight, Tensor post2_bias,"
-    " Tensor(a!) out, int top, int bottom) -> ()"
+    " Tensor(a!) out, int top, int bottom, int cell, int first_row) -> ()"
 )
 
 
@@ -43,11 +43,14 @@ def reference(
     out: Tensor,
     top: int,
     bottom: int,
+    cell: int,
+    first_row: int,
 ) -> None:
     """The stage in plain PyTorch, for any device and width; arguments as in `tail_stage`."""
     o = torch.zeros((), dtype=post1_weight.dtype, device=out.device)
-    for share, r in zip(gate.chunk(len(groups), dim=1), groups, strict=True):  # share: (B, C)
-        o = o + share[:, None, None, :] * r.to(post1_weight.dtype)
+    gate = formulas.spread(gate, cell, first_row, *image.shape[1:3])
+    for share, r in zip(gate.chunk(len(groups), dim=3), groups, strict=True):
+        o = o + share * r.to(post1_weight.dtype)
     o = formulas.pixel_attention(o, pixel_weight1, pixel_bias1, pixel_weight2, pixel_bias2)
     o = formulas.conv3x3(formulas.conv3x3(o, post1_weight, post1_bias), post2_weight, post2_bias)
     out.copy_(formulas.crop(o + (image - mean) / std, top, bottom).clamp(0, 1))
@@ -64,19 +67,24 @@ def tail_stage(
     sums: Sequence[Tensor],
     top: int,
     bottom: int,
+    cell: int,
+    first_row: int,
 ) -> None:
     """Run the stage on one band of rows; the result is written into `outputs`.
 
     maps     image, r1, r2 ... image (B, top + rows + bottom, W, 3) in [0, 1], dtype of the weights; the groups' maps
                                (B, top + rows + bottom, W, C), float32, float64 or a 16-bit float
-    gate     (B, groups C)     weights of the groups' channels
+    gate     (B, Y, X, groups C) weights of the groups' channels, see formulas.spread
     weights  mean (3,), std (3,); pixel attention (C/8, C), (C/8,), (1, C/8), (1,); post1 (C, C, 3, 3), (C,); post2
              (3, C, 3, 3), (3,)
     outputs  y                 (B, rows, W, 3), dtype of the weights, RGB in [0, 1]
     sums     empty
     top, bottom                halo rows above and below, 2 or more; fewer only where the image ends
+    cell                       columns, and rows, of a cell, or the width for one mean of all
+    first_row                  of the image, with which image and maps begin
 
     For inference: there is no gradient.
     """
     image, *groups = maps
-    operator("tail_stage", reference, weights[6], groups[0].dtype)(image, groups, gate, *weights, *outputs, top, bottom)
+    way = operator("tail_stage", reference, weights[6], groups[0].dtype, windows=gate.shape[1:3] != (1, 1))
+    way(image, groups, gate, *weights, *outputs, top, bottom, cell, first_row)

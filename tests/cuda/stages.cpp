@@ -72,7 +72,8 @@ void test_formulas(const Stage& stage, Type type, int64_t batch, int64_t rows, i
     for (size_t i = 0; i < wanted.sums.size(); ++i) {
         const Array& map = found.maps[i + stage.writes_x];
         const double bound = step * largest(map.values) * double(width);
-        expect(largest_error(found.sums[i], row_sums(map)) <= bound, name_of(c, type) + ": sums " + std::to_string(i));
+        expect(largest_error(found.sums[i], row_sums(map, c.cell)) <= bound,
+               name_of(c, type) + ": sums " + std::to_string(i));
     }
 }
 

@@ -33,6 +33,7 @@ def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None):
         tile=tile,
         memory=None,
         available=1 << 36,
+        window=student.window,
         band=band,
     )
     plan = replace(plan, spill=spill)
@@ -60,6 +61,24 @@ def test_the_line_is_the_network(numbers, size, dtype):
     image = torch.rand(3, *size, dtype=dtype)
     result = run(student, image, dtype=dtype)
     assert (result - whole(student, image)).abs().max() <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(70, 90), (1, 100), (100, 1), (33, 17), (16, 16), (131, 67)])
+def test_the_line_is_the_network_with_means_over_windows(size, dtype):
+    torch.manual_seed(0)
+    student = Student(16, 2, 2, window=32).to(dtype).eval()
+    for name, parameter in student.named_parameters():
+        if "calayer" in name:  # which channel attention of a new network hardly notices otherwise
+            parameter.data *= 10
+    image = torch.rand(3, *size, dtype=dtype)
+    image[:, : size[0] // 2, : size[1] // 3] *= 0.2
+    expected = whole(student, image)
+    for band, tile in ((None, 1), (4, 4), (12, 4), (7, 1)):
+        assert (run(student, image, dtype=dtype, band=band, tile=tile) - expected).abs().max() <= BOUNDS[dtype]
+    if min(size) > 32:
+        student.window = None
+        assert (whole(student, image) - expected).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

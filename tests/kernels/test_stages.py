@@ -103,7 +103,7 @@ class Case:
             "last_group": (maps, (*attention, *convolution()), 1, 1),
             "tail": ([picture, *maps], (*normalisation, *attention, *convolution(), *convolution(3)), 1, 0),
         }[name]
-        self.gate = {"head": [], "tail": [torch.rand(B, 3 * C)]}.get(name, [torch.rand(B, C)])
+        self.gate = {"head": [], "tail": [torch.rand(B, 1, 1, 3 * C)]}.get(name, [torch.rand(B, 1, 1, C)])
 
     def call(self, stage, reads, dtype: torch.dtype, device: str, top: int, bottom: int) -> list[Tensor]:
         """Outputs and sums of a band; `dtype` is that of the weights."""
@@ -113,10 +113,11 @@ class Case:
             kind = self.dtype if dtype == torch.float32 else dtype
         rows -= top + bottom
         outputs = [torch.empty(B, rows, width, C, dtype=kind, device=device) for _ in range(self.outputs)]
-        sums = [torch.empty(B, rows, self.C, dtype=torch.float64, device=device) for _ in range(self.sums)]
+        sums = [torch.empty(B, rows, 1, self.C, dtype=torch.float64, device=device) for _ in range(self.sums)]
         reads = [reads[0], reads[1:]] if self.name == "tail" else reads
         weights = [w.to(device, dtype) for w in (*self.gate, *self.weights)]
-        stage(*reads, *weights, *outputs, *sums, top, bottom)
+        place = (top, bottom, width) if self.name == "head" else (top, bottom, width, 0)
+        stage(*reads, *weights, *outputs, *sums, *place)
         return [*outputs, *sums]
 
     def run(self, kernels, device: str, band: int | None = None) -> list[Tensor]:
@@ -195,7 +196,7 @@ def test_what_does_not_fit_is_refused(kernels, device) -> None:
             lambda case: setattr(case, "reads", [case.reads[0], case.reads[1].float()]),
             "torch.float16 of the shape|same dtype",
         ),
-        (lambda case: setattr(case, "gate", [case.gate[0][:, :8]]), "of the shape"),
+        (lambda case: setattr(case, "gate", [case.gate[0][..., :8]]), "of the shape"),
         (
             lambda case: setattr(case, "weights", (*case.weights[:4], case.weights[4][:8], *case.weights[5:])),
             "channels",
@@ -219,12 +220,12 @@ def test_the_engine_runs_on_the_kernels(kernels, device, monkeypatch) -> None:
     way = dataclasses.replace(route.GPU, workspace_bytes=lambda *_: 0)
     if INTERPRETED:
         for module in (head, block, group, tail):
-            monkeypatch.setattr(module, "operator", lambda name, *_: getattr(kernels, name))
+            monkeypatch.setattr(module, "operator", lambda name, *_, **_options: getattr(kernels, name))
     picture = torch.rand(3, *size)
     results = []
     for band in (size[0], 2):
         cut = dataclasses.replace(way, band_pixels=band * size[1])
-        monkeypatch.setattr(route, "choose", lambda *_, cut=cut: cut)
+        monkeypatch.setattr(route, "choose", lambda *_, cut=cut, **_options: cut)
         results.append(Dehazer(network(), device=device)(picture.to(device)).cpu())
     monkeypatch.undo()
     assert torch.equal(*results)

@@ -128,6 +128,28 @@ def test_a_wrong_suffix_and_a_missing_file_get_one_line(tmp_path):
         load("no-such-model")
 
 
+@pytest.mark.parametrize(
+    ("metadata", "window"),
+    [
+        (None, None),
+        ({}, None),
+        ({"famkern": '{"window": 192}'}, 192),
+        ({"famkern": '{"step": 3}'}, None),
+        ({"famkern": "made by hand"}, None),
+        ({"format": "pt"}, None),
+    ],
+)
+def test_the_window_stands_in_the_metadata(tmp_path, metadata, window):
+    save_file(Student(16, 1, 1).state_dict(), tmp_path / "a.safetensors", metadata)
+    assert load(tmp_path / "a.safetensors").window == window
+
+
+def test_a_wrong_window_in_the_metadata_gets_one_line(tmp_path):
+    save_file(Student(16, 1, 1).state_dict(), tmp_path / "a.safetensors", {"famkern": '{"window": "wide"}'})
+    with pytest.raises(WeightsError, match=r"a.safetensors: its metadata say: window is a multiple of 16"):
+        load(tmp_path / "a.safetensors")
+
+
 def test_unpickling_numpy_scalars_opens_no_door_for_others(tmp_path):
     before = set(map(repr, torch.serialization.get_safe_globals()))
     torch.save({"max_psnr": np.float64(21.0), "model": Student(16, 1, 1).state_dict()}, tmp_path / "a.pk")

@@ -32,18 +32,24 @@ inline Storage storage_of(Type type) {
 struct Case {  // random weights and maps of a stage
     const Stage& stage;
     int channels;
+    int64_t cell, corner_rows, corner_columns;  // of the gate
     Array picture;
     std::vector<Array> maps;
     Floats gate, pixel[4], mean = {0.64f, 0.6f, 0.58f}, std = {0.14f, 0.15f, 0.152f};
     std::vector<Layer> layers;       // the head's first one lifts
     Type precision = Type::float64;  // to which expected() rounds after every operation
 
-    Case(const Stage& stage, int channels, int64_t batch, int64_t rows, int64_t width)
-        : stage(stage), channels(channels), picture(batch, rows, width, 3) {
+    Case(const Stage& stage, int channels, int64_t batch, int64_t rows, int64_t width, int64_t cell = INT32_MAX)
+        : stage(stage),
+          channels(channels),
+          cell(cell),
+          corner_rows(corners_along(rows)),
+          corner_columns(corners_along(width)),
+          picture(batch, rows, width, 3) {
         Random random(uint64_t(rows * 1000 + width));
         picture.fill([&] { return random.uniform(); });
         for (int m = 0; m < stage.maps; ++m) maps.push_back(Array(batch, rows, width, channels).fill(random));
-        for (int64_t i = 0; i < batch * channels * (tail() ? stage.maps : 1); ++i)
+        for (int64_t i = 0; i < batch * corner_rows * corner_columns * gates(); ++i)
             gate.push_back(float(random.uniform()));
         const int hidden = channels / 8;
         pixel[0] = random.floats(hidden * channels, 1 / std::sqrt(double(channels)));
@@ -57,6 +63,8 @@ struct Case {  // random weights and maps of a stage
 
     bool head() const { return stage.kind == StageKind::head; }
     bool tail() const { return stage.kind == StageKind::tail; }
+    int64_t gates() const { return channels * (tail() ? stage.maps : 1); }
+    int64_t corners_along(int64_t length) const { return length <= cell ? 1 : (length + cell - 1) / cell + 1; }
     int64_t halo() const { return 1 + 4 * (stage.convolutions - 1); }
     Array stored(Array a) const {
         for (double& value : a.values) value = rounded(value, precision);
@@ -74,12 +82,26 @@ struct Results {
     bool operator==(const Results& other) const { return maps == other.maps && sums == other.sums; }
 };
 
-// Map `index` with every channel times its gate.
+// Map `index` with every channel times its gate, which is linear between the corners of cells.
 inline Array gated(const Case& c, int64_t index) {
     Array a = c.maps[index];
-    const int64_t gates = int64_t(c.gate.size()) / a.batch, first = c.tail() ? index * a.channels : 0;
-    for (int64_t i = 0; i < int64_t(a.values.size()); ++i)
-        a.values[i] *= c.gate[i / (a.rows * a.row()) * gates + first + i % a.channels];
+    const int64_t first = c.tail() ? index * a.channels : 0;
+    const auto at = [&](int64_t image, int64_t row, int64_t column, int64_t channel) {
+        const int64_t corner = (image * c.corner_rows + row) * c.corner_columns + column;
+        return double(c.gate[corner * c.gates() + first + channel]);
+    };
+    for (int64_t i = 0; i < int64_t(a.values.size()); ++i) {
+        const int64_t channel = i % a.channels, x = i % a.row() / a.channels, y = i / a.row() % a.rows;
+        const int64_t image = i / (a.row() * a.rows);
+        const bool down = c.corner_rows > 1, right = c.corner_columns > 1;
+        const int64_t row = down ? y / c.cell : 0, column = right ? x / c.cell : 0;
+        const double v = down ? double(y % c.cell) / double(c.cell) : 0;
+        const double u = right ? double(x % c.cell) / double(c.cell) : 0;
+        const double left = (1 - v) * at(image, row, column, channel) + v * at(image, row + down, column, channel);
+        const double other =
+            (1 - v) * at(image, row, column + right, channel) + v * at(image, row + down, column + right, channel);
+        a.values[i] *= (1 - u) * left + u * other;
+    }
     return c.stored(a);
 }
 
@@ -104,10 +126,11 @@ inline Array normalised(const Case& c) {
     return c.stored(a);
 }
 
-inline Array row_sums(const Array& a) {  // (batch, rows, 1, channels)
-    Array sums(a.batch, a.rows, 1, a.channels, 0);
+inline Array row_sums(const Array& a, int64_t cell) {  // (batch, rows, cells, channels)
+    Array sums(a.batch, a.rows, (a.width + cell - 1) / cell, a.channels, 0);
     for (int64_t i = 0; i < int64_t(a.values.size()); ++i)
-        sums.values[i / a.row() * a.channels + i % a.channels] += a.values[i];
+        sums.values[i / a.row() * sums.row() + i % a.row() / a.channels / cell * a.channels + i % a.channels] +=
+            a.values[i];
     return sums;
 }
 
@@ -132,7 +155,8 @@ inline Results expected(const Case& c) {
     results.maps = {x};
     const size_t next = c.head() || c.stage.maps == 3;
     if (c.layers.size() > next) results.maps.push_back(block(c, x, c.layers[next], c.layers[next + 1]));
-    for (size_t i = c.stage.writes_x; i < results.maps.size(); ++i) results.sums.push_back(row_sums(results.maps[i]));
+    for (size_t i = c.stage.writes_x; i < results.maps.size(); ++i)
+        results.sums.push_back(row_sums(results.maps[i], c.cell));
     return results;
 }
 
@@ -146,7 +170,8 @@ inline Results computed(const Case& c, Type storage, int64_t band, int64_t halo,
     const Type written = c.tail() ? Type::float32 : storage;
     Results results;
     results.maps.assign(c.stage.writes_x + c.stage.outputs, Array(batch, rows, width, c.tail() ? 3 : c.channels));
-    results.sums.assign(c.tail() ? 0 : c.stage.outputs, Array(batch, rows, 1, c.channels));
+    const int64_t cells = (width + c.cell - 1) / c.cell;
+    results.sums.assign(c.tail() ? 0 : c.stage.outputs, Array(batch, rows, cells, c.channels));
     for (int64_t start = 0; start < rows; start += band) {
         const int64_t stop = std::min(start + band, rows);
         StageCall call{};
@@ -158,6 +183,8 @@ inline Results computed(const Case& c, Type storage, int64_t band, int64_t halo,
         call.width = width;
         call.top = std::min(halo, start);
         call.bottom = std::min(halo, rows - stop);
+        call.cell = c.cell;
+        call.first_row = start - call.top;
 
         std::vector<Memory> inputs, outputs, sums;
         std::vector<Map> maps;
@@ -176,6 +203,8 @@ inline Results computed(const Case& c, Type storage, int64_t band, int64_t halo,
         call.map_count = c.stage.maps;
         if (!c.head()) {
             call.gate = c.gate.data();
+            call.gate_rows = c.corner_rows;
+            call.gate_columns = c.corner_columns;
             for (int i = 0; i < 4; ++i) call.pixel[i] = c.pixel[i].data();
         }
         for (const Layer& layer : c.layers)
@@ -188,7 +217,7 @@ inline Results computed(const Case& c, Type storage, int64_t band, int64_t halo,
             (index < 0 ? call.out_x : call.out[index]) = {outputs.back().data(), stride};
         }
         for (size_t i = 0; i < results.sums.size(); ++i) {
-            sums.emplace_back(Type::float64, batch * call.rows * c.channels);
+            sums.emplace_back(Type::float64, batch * call.rows * cells * c.channels);
             call.sums[i] = sums.back().data<double>();
         }
         run(call);

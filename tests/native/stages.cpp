@@ -26,22 +26,26 @@ Run streamed(const StageKernels& kernels) {
 // The last task first, each in memory of its own that nothing was written to before.
 Run task_by_task(const StageKernels& kernels) {
     return [&kernels](const StageCall& call) {
-        const Workspace workspace(kernels, call);
+        const Columns columns(call);
         const Memory packed(kernels.packed_bytes(call));
         kernels.pack(call, packed.data());
+        const bool one_cell = call.cells() == 1;
+        const int64_t parts = one_cell ? columns.blocks : call.cells();
         Doubles sums[2];
         double* partial[2] = {};
         for (int i = 0; i < 2 && call.sums[i] != nullptr; ++i) {
-            sums[i].resize(workspace.partial / sizeof(double));
+            sums[i].resize(call.batch * call.rows * parts * call.channels);
             partial[i] = sums[i].data();
         }
-        std::vector<Task> tasks = cut(call, workspace.blocks, 3);
+        std::vector<Task> tasks = cut(call, columns, 3);
         std::reverse(tasks.begin(), tasks.end());
         for (const Task& task : tasks) {
             const Memory scratch(kernels.scratch_bytes(call, task.end_tile - task.first_tile));
-            kernels.run(call, task, packed.data(), scratch.data(), partial, workspace.blocks);
+            kernels.run(call, task, packed.data(), scratch.data(), partial, parts);
         }
-        add_blocks(call, partial, workspace.blocks);
+        if (one_cell) add_blocks(call, partial, columns.blocks);
+        for (int i = 0; i < 2 && !one_cell && call.sums[i] != nullptr; ++i)
+            std::copy(sums[i].begin(), sums[i].end(), call.sums[i]);
     };
 }
 
@@ -60,8 +64,9 @@ void expect_near(const Results& results, const Results& wanted, const std::strin
 }
 
 // Maps stored in 16 bits too: arithmetic and sums are those of float32, only what is written is rounded.
-void test_formulas(const Stage& stage, int channels, int64_t batch, int64_t rows, int64_t width) {
-    const Case c(stage, channels, batch, rows, width);
+void test_formulas(const Stage& stage, int channels, int64_t batch, int64_t rows, int64_t width,
+                   int64_t cell = INT32_MAX) {
+    const Case c(stage, channels, batch, rows, width, cell);
     const Results wanted = expected(c);
     for (InstructionSet isa : instruction_sets()) {
         const Run run = on_threads(FAMKERN_TABLE(stage_kernels, isa), 1);
@@ -78,8 +83,9 @@ void test_formulas(const Stage& stage, int channels, int64_t batch, int64_t rows
     }
 }
 
-void test_bits(const Stage& stage, int channels, Type storage, int64_t batch, int64_t rows, int64_t width) {
-    const Case c(stage, channels, batch, rows, width);
+void test_bits(const Stage& stage, int channels, Type storage, int64_t batch, int64_t rows, int64_t width,
+               int64_t cell = INT32_MAX) {
+    const Case c(stage, channels, batch, rows, width, cell);
     for (InstructionSet isa : instruction_sets()) {
         const StageKernels& kernels = FAMKERN_TABLE(stage_kernels, isa);
         const Results whole = computed(c, storage, rows, 0, on_threads(kernels, 1));
@@ -104,6 +110,13 @@ void test_bare_halo(const Stage& stage, int channels) {
     }
 }
 
+int64_t blocks_of(int64_t width, int channels) {
+    StageCall call{};
+    call.width = call.cell = width;
+    call.channels = channels;
+    return Columns(call).blocks;
+}
+
 }  // namespace
 
 void test_stages() {
@@ -116,10 +129,14 @@ void test_stages() {
         for (int channels : {16, 32, 64}) {
             for (const Size& size : sizes) test_formulas(stage, channels, 1, size.rows, size.width);
             int64_t wide = 1;  // more than one block of columns
-            while (column_blocks((wide + 3) / 4, channels) == 1) wide += 4;
+            while (blocks_of(wide, channels) == 1) wide += 4;
             test_formulas(stage, channels, 2, 1, wide);
             test_bits(stage, channels, kStorages[channels / 16 % 3], 2, 23, 7);
             test_bits(stage, channels, kStorages[channels / 32 % 3], 1, 5, wide);
+            test_formulas(stage, channels, 2, 9, 29, 4);
+            test_formulas(stage, channels, 1, 2, wide, 12);
+            test_bits(stage, channels, kStorages[channels / 16 % 3], 2, 23, 37, 8);
+            test_bits(stage, channels, kStorages[channels / 32 % 3], 1, 5, wide, 48);
             test_bare_halo(stage, channels);
         }
 }

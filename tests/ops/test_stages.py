@@ -28,11 +28,15 @@ STAGES = {  # name: (operator, reference, maps read, their channels, writes, con
 }
 
 
+def corners_along(length, cell):
+    return 1 if length <= cell else -(-length // cell) + 1
+
+
 class Case:
     """Random weights and maps of a stage."""
 
-    def __init__(self, name, channels, batch, rows, width, *, storage=torch.float32, groups=3, seed=0):
-        self.name, self.channels, self.storage = name, channels, storage
+    def __init__(self, name, channels, batch, rows, width, *, storage=torch.float32, groups=3, seed=0, cell=None):
+        self.name, self.channels, self.storage, self.cell = name, channels, storage, cell or max(rows, width)
         self.operator, self.reference, self.convolutions = STAGES[name]
         self.shape = (batch, rows, width)
         generator = torch.Generator().manual_seed(seed)
@@ -52,7 +56,9 @@ class Case:
         picture = torch.rand(batch, rows, width, 3, generator=generator)
         normalisation = (torch.tensor([0.64, 0.6, 0.58]), torch.tensor([0.14, 0.15, 0.152]))
         maps = [random(batch, rows, width, channels).to(storage) for _ in range(max(groups, 3))]
-        self.gate = torch.rand(batch, channels * (groups if name == "tail" else 1), generator=generator)
+        corners = (corners_along(rows, self.cell), corners_along(width, self.cell))
+        gates = channels * (groups if name == "tail" else 1)
+        self.gate = torch.rand(batch, *corners, gates, generator=generator)
         own = convolution(channels, channels)
         self.maps, self.weights, self.written, self.summed = {
             "head": (
@@ -78,7 +84,8 @@ class Case:
         band, halo = band or rows, 1 + 4 * (self.convolutions - 1) if halo is None else halo
         channels, dtype = (3, torch.float32) if self.name == "tail" else (self.channels, self.storage)
         outputs = [torch.full((batch, rows, width, channels), torch.nan, dtype=dtype) for _ in range(self.written)]
-        sums = [torch.full((batch, rows, self.channels), torch.nan, dtype=torch.float64) for _ in range(self.summed)]
+        cells = (batch, rows, -(-width // self.cell), self.channels)
+        sums = [torch.full(cells, torch.nan, dtype=torch.float64) for _ in range(self.summed)]
         for start in range(0, rows, band):
             stop = min(start + band, rows)
             top, bottom = min(halo, start), min(halo, rows - stop)
@@ -86,7 +93,7 @@ class Case:
             piece_sums = [torch.empty_like(s[:, start:stop]) for s in sums]
             inputs = [m[:, start - top : stop + bottom].contiguous() for m in self.maps]
             gate = None if self.name == "head" else self.gate
-            self.operator(inputs, gate, self.weights, pieces, piece_sums, top, bottom)
+            self.operator(inputs, gate, self.weights, pieces, piece_sums, top, bottom, self.cell, start - top)
             for whole, piece in zip((*outputs, *sums), (*pieces, *piece_sums), strict=True):
                 whole[:, start:stop] = piece
         return outputs, sums
@@ -96,11 +103,13 @@ class Case:
         batch, rows, width = self.shape
         channels = 3 if self.name == "tail" else self.channels
         outputs = [torch.empty(batch, rows, width, channels, dtype=torch.float64) for _ in range(self.written)]
-        sums = [torch.empty(batch, rows, self.channels, dtype=torch.float64) for _ in range(self.summed)]
+        cells = -(-width // self.cell)
+        sums = [torch.empty(batch, rows, cells, self.channels, dtype=torch.float64) for _ in range(self.summed)]
         maps = [m.double() for m in self.maps]
         gate = [] if self.name == "head" else [self.gate.double()]
         maps = [maps[0], maps[1:]] if self.name == "tail" else maps
-        self.reference(*maps, *gate, *(w.double() for w in self.weights), *outputs, *sums, 0, 0)
+        place = (0, 0, self.cell) if self.name == "head" else (0, 0, self.cell, 0)
+        self.reference(*maps, *gate, *(w.double() for w in self.weights), *outputs, *sums, *place)
         return outputs, sums
 
 
@@ -119,6 +128,22 @@ def same_bits(a, b):
 def test_a_stage_computes_its_formulas(name, size, channels):
     case = Case(name, channels, 2, *size)
     outputs, sums = case.run()
+    expected_outputs, expected_sums = case.expected()
+    for result, expected in zip(outputs, expected_outputs, strict=True):
+        assert (result - expected).abs().max() < bound(expected)
+    for result, expected in zip(sums, expected_sums, strict=True):
+        assert (result - expected).abs().max() < bound(expected_outputs[-1]) * size[1]
+
+
+@pytest.mark.parametrize("channels", route.CHANNELS)
+@pytest.mark.parametrize(
+    ("size", "cell"), [((1, 19), 4), ((23, 1), 12), ((13, 67), 16), ((5, 603), 48), ((53, 101), 100), ((5, 700), 600)]
+)
+@pytest.mark.parametrize("name", STAGES)
+def test_gates_differ_from_place_to_place_and_sums_are_of_cells(name, size, cell, channels):
+    """Formulas with windows: one block of columns and several, cells larger than the picture and smaller than a run."""
+    case = Case(name, channels, 2, *size, cell=cell)
+    outputs, sums = case.run(band=8)
     expected_outputs, expected_sums = case.expected()
     for result, expected in zip(outputs, expected_outputs, strict=True):
         assert (result - expected).abs().max() < bound(expected)
@@ -148,7 +173,8 @@ def test_bands_and_threads_leave_the_bits_alone(name):
             generator = torch.Generator().manual_seed(seed)
             rows, width = (int(torch.randint(1, n, (), generator=generator)) for n in (70, 560))
             storage = (torch.float32, torch.float16, torch.bfloat16)[seed % 3]
-            case = Case(name, 16, 1 + seed % 2, rows, width, storage=storage, seed=seed)
+            cell = (None, 16, 48)[seed % 3]
+            case = Case(name, 16, 1 + seed % 2, rows, width, storage=storage, seed=seed, cell=cell)
             torch.set_num_threads(1)
             expected = case.run()
             for band, count in ((None, 2), (4, 1), (8, 2), (12, 3), (36, 5)):
@@ -207,8 +233,8 @@ def test_a_forked_process_has_helpers_of_its_own():
         child = os.fork()
         if child == 0:
             x, z = (torch.empty_like(m) for m in case.maps)
-            sums = torch.empty(1, 40, 16, dtype=torch.float64)
-            case.operator(case.maps, case.gate, case.weights, [x, z], [sums], 0, 0)
+            sums = torch.empty(1, 40, 1, 16, dtype=torch.float64)
+            case.operator(case.maps, case.gate, case.weights, [x, z], [sums], 0, 0, case.cell, 0)
             os._exit(
                 0 if (z.numpy() == expected[1].numpy()).all() else 1
             )  # torch.equal would hang: its threads are gone
@@ -230,8 +256,8 @@ def test_large_maps_are_stored_past_the_caches_with_the_same_bits():
     case = Case("block", 16, 1, 8, 300)
     expected, _ = case.run()
     x, z = (torch.empty(1, 400, 300, 16)[:, 96:104] for _ in range(2))
-    sums = torch.empty(1, 8, 16, dtype=torch.float64)
-    case.operator(case.maps, case.gate, case.weights, [x, z], [sums], 0, 0)
+    sums = torch.empty(1, 8, 1, 16, dtype=torch.float64)
+    case.operator(case.maps, case.gate, case.weights, [x, z], [sums], 0, 0, case.cell, 0)
     assert torch.equal(x, expected[0])
     assert torch.equal(z, expected[1])
 
@@ -273,6 +299,12 @@ def test_what_does_not_fit_is_refused():
     case.weights = (*case.weights[:4], case.weights[4][..., :2], *case.weights[5:])
     with pytest.raises(RuntimeError, match="conv1"):
         case.run()
+    case = Case("block", 16, 1, 6, 7, cell=4)
+    case.gate = case.gate[:, :2]
+    with pytest.raises(RuntimeError, match="one for every corner of cells"):
+        case.run()
+    with pytest.raises(RuntimeError, match="cell: a multiple of 4"):
+        Case("block", 16, 1, 6, 7, cell=6).run()
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -282,7 +314,8 @@ def test_opcheck(name):
     maps = [case.maps[0], case.maps[1:]] if name == "tail" else case.maps
     gate = [] if name == "head" else [case.gate]
     operator = getattr(torch.ops.famkern, f"{name}_stage").default
-    torch.library.opcheck(operator, (*maps, *gate, *case.weights, *outputs, *sums, 0, 0))
+    place = (0, 0, case.cell) if name == "head" else (0, 0, case.cell, 0)
+    torch.library.opcheck(operator, (*maps, *gate, *case.weights, *outputs, *sums, *place))
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])

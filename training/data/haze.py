@@ -32,6 +32,7 @@ class Haze:
     thin        probability that beta is drawn from below its range
     uneven      probability that the density varies over the picture, by up to UNEVEN
     sky         relative depth of what lies at infinity
+    overcast    probability that a photograph is shown under a sky as grey as the airlight, which is to stay as it is
     noisy       probability of noise as from a sensor
     noise       its standard deviation, in levels of 255
     jpeg        probability of compression as JPEG
@@ -46,6 +47,7 @@ class Haze:
     thin: float = 0.1
     uneven: float = 0.0
     sky: Range = (1.2, 6.0)
+    overcast: float = 0.0
     noisy: float = 0.0
     noise: Range = (0.3, 3.0)
     jpeg: float = 0.0
@@ -56,7 +58,7 @@ class Haze:
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); a range of numbers from 0 up expected")
-        for name in ("white", "none", "thin", "uneven", "noisy", "jpeg"):
+        for name in ("white", "none", "thin", "uneven", "overcast", "noisy", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability expected")
 
@@ -68,21 +70,25 @@ class Haze:
     @classmethod
     def outdoor(cls) -> Haze:
         """Haze as in photographs: slightly coloured, uneven, with a camera's noise and compression."""
-        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), white=0.15, tint=0.04, uneven=0.4, noisy=0.8, jpeg=0.5)
+        weather = {"white": 0.15, "tint": 0.04, "uneven": 0.4, "overcast": 0.25}
+        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), noisy=0.8, jpeg=0.5, **weather)
 
-    def add(self, clear: Pixels, depth: Floats, rng: np.random.Generator) -> tuple[Pixels, Floats]:
+    def add(
+        self, clear: Pixels, depth: Floats, rng: np.random.Generator, airlight: Floats | None = None
+    ) -> tuple[Pixels, Floats]:
         """Draw a haze and put it into a picture.
 
         Args:
             clear: (H, W, 3) uint8.
             depth: (H, W) relative depth, not negative; infinite for sky.
             rng: where all randomness comes from.
+            airlight: (3,) in [0, 1], if it is not to be drawn.
 
         Returns:
             The hazy picture, (H, W, 3) uint8, and its transmission, (H, W) in [0, 1].
         """
         density = self._density(rng)
-        airlight = self._airlight(rng)
+        airlight = self._airlight(rng) if airlight is None else airlight
         thickness = density * np.where(np.isinf(depth), np.float32(rng.uniform(*self.sky)), depth)
         if rng.random() < self.uneven:
             thickness *= 1 + np.float32(UNEVEN * rng.random()) * fields.smooth(rng, *depth.shape)

@@ -1,4 +1,4 @@
-"""Where the sky is in a photograph, as far as its colours tell."""
+"""Where the sky is in a photograph, as far as its colours tell; and grey skies for photographs that have none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import fields
 from .solving import fill
 from .store import Pixels
 
@@ -22,6 +23,9 @@ YELLOW, GREEN = 0.25, 0.04  # excess of red over blue, and of green over both, t
 LEAST = 0.02  # part of the picture; less is not worth being called sky
 CLEAR_CUT = 0.5  # part of its edge where something begins; otherwise it fades into what is sky too, or is none
 UNLIKE = 0.08  # difference in colour from the sky around that makes a pixel half as likely to be sky
+GREY = (0.4, 1.0)  # brightness of an overcast sky
+TINT = 0.03  # standard deviation of its channels from that
+SHADE = 0.12  # largest relative change of its brightness over the picture
 
 
 def find_sky(picture: Pixels) -> NDArray[np.uint8]:
@@ -73,6 +77,39 @@ def likeness(clear: Pixels, sky: NDArray[np.uint8], box: tuple[float, float, flo
     unlike = clear.astype(np.float32) - colour
     unlike = np.einsum("hwc,hwc->hw", unlike, unlike) / (255 * UNLIKE) ** 2
     return at * np.float32(1 / 255) / (1 + unlike * unlike)
+
+
+def skyline(rng: np.random.Generator, rows: int, columns: int, top: float, bottom: float) -> Floats:
+    """How much each pixel is above a made-up skyline, (rows, columns) in [0, 1]: houses or hills, sharp or in fog.
+
+    Args:
+        rng: where all randomness comes from.
+        rows, columns: of a part of a photograph.
+        top, bottom: where it lies: 0 is the photograph's top, 1 its bottom.
+    """
+    u = np.linspace(-1, 1, columns, dtype=np.float32)
+    hills = fields.smooth(rng, 1, columns)[0] if columns > 1 else np.zeros(1, np.float32)
+    houses = rng.uniform(-1, 1, 16).astype(np.float32)[((u + 1) * rng.uniform(1, 7.5)).astype(int)]
+    share = np.float32(rng.random())
+    horizon = np.float32(rng.uniform(0.1, 0.9)) + np.float32(rng.uniform(0, 0.2)) * (
+        share * hills + (1 - share) * houses
+    )
+    v = top + (bottom - top) * (np.arange(rows, dtype=np.float32)[:, None] + 0.5) / rows
+    width = (bottom - top) / rows * np.exp(rng.uniform(np.log(0.3), np.log(20)))
+    return np.clip((horizon - v) / np.float32(width) + 0.5, 0, 1).astype(np.float32)
+
+
+def overcast(rng: np.random.Generator, clear: Pixels, place: Floats) -> tuple[Pixels, Floats]:
+    """A photograph (H, W, 3) uint8 with a smooth grey sky in this place, and the airlight (3,) that fits it.
+
+    Under such a sky the airlight has the sky's colour, so that haze hides where one ends: what has no texture there is sky,
+    not something dark behind haze.
+    """
+    airlight = (rng.uniform(*GREY) + rng.normal(0, TINT, 3)).clip(0, 1).astype(np.float32)
+    shade = 1 + np.float32(rng.uniform(0, SHADE)) * fields.smooth(rng, *place.shape, waves=(2, 3))
+    sky = (255 * airlight * shade[..., None]).clip(0, 255)
+    painted = clear + place[..., None] * (sky - clear.astype(np.float32))
+    return np.rint(painted).clip(0, 255).astype(np.uint8), airlight
 
 
 def _beside(mask: NDArray[Any]) -> NDArray[Any]:

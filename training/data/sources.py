@@ -18,7 +18,7 @@ from famkern import images
 from . import fields, solving
 from .haze import Floats, Haze
 from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos
-from .sky import find_sky, likeness
+from .sky import find_sky, likeness, overcast, skyline
 from .store import Pixels, Store, read
 from .window import View
 
@@ -214,7 +214,12 @@ class PhotoScene:
             if sky is not None:
                 depth = depth + sky * np.float32(rng.uniform(*self.haze.sky))
         clear = view.tone(rng, clear)
-        hazy, transmission = self.haze.add(clear, depth, rng)
+        airlight = None
+        if view.varied and rng.random() < self.haze.overcast:
+            place = skyline(rng, *clear.shape[:2], box[0], box[2])
+            clear, airlight = overcast(rng, clear, place)
+            depth = depth * (1 - place)
+        hazy, transmission = self.haze.add(clear, depth, rng, airlight)
         return Sample(hazy, clear, transmission)
 
 

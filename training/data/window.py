@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,12 @@ class Window:
 
 
 class View(Protocol):
-    """What to show of pictures, whatever their size."""
+    """What to show of pictures, whatever their size.
+
+    varied  whether samples of one picture may have different clear ones
+    """
+
+    varied: ClassVar[bool]
 
     def reduction(self, rng: np.random.Generator, height: int, width: int) -> int:
         """Integer by which to reduce a picture first."""
@@ -68,6 +73,7 @@ class Crop:
     """
 
     size: int
+    varied: ClassVar[bool] = True
 
     def reduction(self, rng: np.random.Generator, height: int, width: int) -> int:
         """Any that leaves room for three crops on the shorter side: far things seen whole, and detail that is sharp."""
@@ -91,6 +97,7 @@ class Whole:
     """The whole picture, reduced so that its longer side has at most `limit` pixels."""
 
     limit: int
+    varied: ClassVar[bool] = False
 
     def reduction(self, rng: np.random.Generator, height: int, width: int) -> int:
         """None; what is to be reduced, the window does."""

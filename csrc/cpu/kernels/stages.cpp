@@ -32,11 +32,13 @@ class Runner {
     }
 
     Runner(const StageCall& call, const Task& task, const float* packed, float* scratch, double* const* partial,
-           int64_t blocks)
+           int64_t parts)
         : call(call),
           task(task),
           partial(partial),
-          blocks(blocks),
+          parts(parts),
+          one_cell(call.cells() == 1),
+          one_gate(call.kind != StageKind::head && call.gate_rows == 1 && call.gate_columns == 1),
           n(call.convolutions),
           group(call.kind == StageKind::group || call.kind == StageKind::last_group),
           tail(call.kind == StageKind::tail),
@@ -48,7 +50,7 @@ class Runner {
           own_end_column(least(kTileSide * task.end_tile, call.width)),
           source_first_column(most(0, kTileSide * first_tile_of(1) - 1)),
           source_end_column(least(call.width, kTileSide * end_tile_of(1) + 1)),
-          attention(call.pixel, tail || call.gate == nullptr ? nullptr : call.gate + task.image * C) {
+          attention(call.pixel, one_gate && !tail ? call.gate + task.image * C : nullptr) {
         const int64_t columns = kTileSide * (task.end_tile - task.first_tile + 2 * n), stride = ring_stride(columns, C);
         for (int level = 0; level < n; ++level) {
             U[level] = packed;
@@ -122,14 +124,23 @@ class Runner {
         if (call.kind == StageKind::head) {
             lift_row(y, row, write_x(y));
         } else if (tail) {
-            weigh_row(y, row);
+            weigh_row(y, 0, call.map_count, row);
             attention(row, count, [=](int64_t i, Vec weight) { store(row + i, load(row + i) * weight); });
-        } else {
+        } else if (one_gate) {  // multiplied into the attention's weights: a row less to write and read
             const T *x = input(0, y, x0), *z = input(1, y, x0);
             const float* gate = call.gate + task.image * C;
             const WriteX out = write_x(y);
             attention(z, count, [=](int64_t i, Vec weight) {
                 const Vec v = fma(load(z + i) * load(gate + i % C), weight, load(x + i));
+                store(row + i, v);
+                out(i, v);
+            });
+        } else {
+            const T* x = input(0, y, x0);
+            const WriteX out = write_x(y);
+            weigh_row(y, 1, 2, row);
+            attention(row, count, [=](int64_t i, Vec weight) {
+                const Vec v = fma(load(row + i), weight, load(x + i));
                 store(row + i, v);
                 out(i, v);
             });
@@ -165,14 +176,38 @@ class Runner {
                      (end_tile_of(1) - first_tile_of(1)) / kGroup * 6 * n);
     }
 
-    // The tail's sum of the groups, each with its channels' weights.
-    void weigh_row(int64_t y, float* row) const {
-        const float* gate = call.gate + task.image * call.map_count * C;
-        for (int64_t g = 0; g < call.map_count; ++g) {
-            const T* r = input(g, y, source_first_column);
-            for (int64_t i = 0; i < (source_end_column - source_first_column) * C; i += kLanes) {
-                const Vec weight = load(gate + g * C + i % C);
-                store(row + i, g == 0 ? weight * load(r + i) : fma(weight, load(r + i), load(row + i)));
+    // The sum of maps first .. end - 1, each with its channels' weights; these are linear from corner to corner of
+    // cells.
+    void weigh_row(int64_t y, int64_t first, int64_t end, float* row) const {
+        const int64_t picture_row = y + call.top + call.first_row;
+        const int64_t above = call.gate_rows == 1 ? 0 : picture_row / call.cell;
+        const int64_t line = call.gate_columns * call.gates(), below = call.gate_rows == 1 ? 0 : line;
+        const float* const corners = call.gate + (task.image * call.gate_rows + above) * line;
+        const Vec down = broadcast(float(picture_row - above * call.cell) / float(call.cell));
+        for (int64_t x0 = source_first_column, x1; x0 < source_end_column; x0 = x1) {
+            const int64_t left = call.gate_columns == 1 ? 0 : x0 / call.cell;
+            x1 = call.gate_columns == 1 ? source_end_column : least((left + 1) * call.cell, source_end_column);
+            float* const to = row + (x0 - source_first_column) * C;
+            for (int64_t m = first; m < end; ++m) {
+                const T* from = input(m, y, x0);
+                const float* const corner = corners + left * call.gates() + (m - first) * C;
+                Vec weight[C / kLanes], step[C / kLanes] = {};
+                for (int part = 0; part < C / kLanes; ++part) {
+                    const auto between = [&](const float* at) __attribute__((always_inline)) {
+                        const Vec upper = load(at + part * kLanes);
+                        return fma(load(at + below + part * kLanes) - upper, down, upper);
+                    };
+                    weight[part] = between(corner);
+                    if (call.gate_columns > 1)
+                        step[part] = (between(corner + call.gates()) - weight[part]) / broadcast(float(call.cell));
+                }
+                Vec right = broadcast(float(x0 - left * call.cell));
+                for (int64_t i = 0; i < (x1 - x0) * C; i += C, right += broadcast(1))
+                    for (int part = 0; part < C / kLanes; ++part) {
+                        const int64_t at = i + part * kLanes;
+                        const Vec v = fma(step[part], right, weight[part]) * load(from + at);
+                        store(to + at, m == first ? v : load(to + at) + v);
+                    }
             }
         }
     }
@@ -266,7 +301,11 @@ class Runner {
             if (!inside(y + r)) std::memset(to[r], 0, count * C * sizeof(float));
         for (int r = 0; group && level == 1 && x0 < x1 && r < 4; ++r)
             if (own(y + r))
-                emit_row(to[r] + (x0 - x) * C, pixel<T>(call.out[0], y + r, x0), x1 - x0, sums_of(0, y + r));
+                for (int64_t from = x0, end; from < x1; from = end) {
+                    end = least(x1, end_of_cell(from));
+                    emit_row(to[r] + (from - x) * C, pixel<T>(call.out[0], y + r, from), end - from,
+                             sums_of(0, y + r, from));
+                }
     }
 
     // Of the last level, columns x0 .. x1 - 1 of the run at x.
@@ -274,18 +313,21 @@ class Runner {
     void put_out(int level, int64_t y, int64_t x, int64_t x0, int64_t x1, const Combine& combine) {
         const int index = n > 1 && group ? 1 : 0;
         T* to[4];
-        Vec sum[4][C / kLanes] = {};
         for (int r = 0; r < 4; ++r) to[r] = own(y + r) ? pixel<T>(call.out[index], y + r, x) : nullptr;
-        finish(level, x0 - x, x1 - x, combine, [&](int r, int64_t i, int part, Vec v) {
-            if (to[r] == nullptr) return;
-            if constexpr (kStream)
-                stream(to[r] + i, v);
-            else
-                store(to[r] + i, v);
-            sum[r][part] += v;
-        });
-        for (int r = 0; r < 4; ++r)
-            if (to[r] != nullptr) add_lanes<C>(sum[r], sums_of(index, y + r));
+        for (int64_t from = x0, end; from < x1; from = end) {
+            end = least(x1, end_of_cell(from));
+            Vec sum[4][C / kLanes] = {};
+            finish(level, from - x, end - x, combine, [&](int r, int64_t i, int part, Vec v) {
+                if (to[r] == nullptr) return;
+                if constexpr (kStream)
+                    stream(to[r] + i, v);
+                else
+                    store(to[r] + i, v);
+                sum[r][part] += v;
+            });
+            for (int r = 0; r < 4; ++r)
+                if (to[r] != nullptr) add_lanes<C>(sum[r], sums_of(index, y + r, from));
+        }
     }
 
     // put(r, i, combine(A^T Q + bias)) for four rows r and the elements i of pixels first .. end - 1.
@@ -323,9 +365,12 @@ class Runner {
 
     bool own(int64_t y) const { return y >= own_first_row && y < own_end_row; }
 
-    // The task's sums of row y of out[index].
-    double* sums_of(int index, int64_t y) const {
-        return partial[index] + ((task.image * call.rows + y) * blocks + task.block) * C;
+    int64_t end_of_cell(int64_t x) const { return one_cell ? call.width : (x / call.cell + 1) * call.cell; }
+
+    // The task's sums of row y of out[index] around column x.
+    double* sums_of(int index, int64_t y, int64_t x) const {
+        const int64_t part = one_cell ? task.block : x / call.cell;
+        return partial[index] + ((task.image * call.rows + y) * parts + part) * C;
     }
 
     void emit_row(const float* from, T* to, int64_t count, double* sums) const {
@@ -338,7 +383,8 @@ class Runner {
     const StageCall& call;
     const Task& task;
     double* const* partial;
-    const int64_t blocks;
+    const int64_t parts;
+    const bool one_cell, one_gate;
     const int n;  // convolutions
     const bool group, tail;
     const int64_t tiles_across, end_row, own_first_row, own_end_row, own_first_column, own_end_column;
@@ -381,21 +427,21 @@ int64_t scratch_bytes(const StageCall& call, int64_t tiles) {
 
 template <int C>
 void run_channels(const StageCall& call, const Task& task, const float* packed, float* scratch, double* const* partial,
-                  int64_t blocks) {
+                  int64_t parts) {
     switch (call.storage) {
         case Storage::float32:
-            return Runner<C, Float>(call, task, packed, scratch, partial, blocks).run();
+            return Runner<C, Float>(call, task, packed, scratch, partial, parts).run();
         case Storage::float16:
-            return Runner<C, Half>(call, task, packed, scratch, partial, blocks).run();
+            return Runner<C, Half>(call, task, packed, scratch, partial, parts).run();
         case Storage::bfloat16:
-            return Runner<C, BFloat>(call, task, packed, scratch, partial, blocks).run();
+            return Runner<C, BFloat>(call, task, packed, scratch, partial, parts).run();
     }
 }
 
 void run(const StageCall& call, const Task& task, const void* packed, void* scratch, double* const* partial,
-         int64_t blocks) {
+         int64_t parts) {
     const auto run = call.channels == 16 ? run_channels<16> : call.channels == 32 ? run_channels<32> : run_channels<64>;
-    run(call, task, static_cast<const float*>(packed), static_cast<float*>(scratch), partial, blocks);
+    run(call, task, static_cast<const float*>(packed), static_cast<float*>(scratch), partial, parts);
 }
 
 }  // namespace

@@ -1,11 +1,15 @@
 """Depth made up for photographs: any size, in range, with edges, and the sky where it is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from famkern.training.data import Draw, Haze, HazePairs, Photos
 from famkern.training.data.fields import pseudo_depth, smooth
-from famkern.training.data.sky import find_sky, likeness
+from famkern.training.data.sky import find_sky, likeness, overcast, skyline
+from famkern.training.data.store import Store
+from famkern.training.data.window import Crop, Whole
 
 from .pictures import photo, save
 
@@ -71,3 +75,40 @@ def test_the_sky_of_a_sample_may_be_hidden_altogether(tmp_path):
     hidden = [float((hazy.amin(0) > 0.995).float().mean()) for hazy in drawn]
     assert max(hidden) > 0.2
     assert min(hidden) < 0.05
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (37, 53)])
+def test_a_skyline_is_between_sky_and_ground(size):
+    for seed in range(30):
+        place = skyline(np.random.default_rng(seed), *size, 0.0, 1.0)
+        assert place.shape == size
+        assert 0 <= place.min() <= place.max() <= 1
+        assert (np.diff(place, axis=0) <= 0).all()  # the sky is above
+
+
+def test_an_overcast_sky_is_smooth_and_of_the_airlight_s_colour():
+    picture = photo()
+    place = np.zeros(picture.shape[:2], np.float32)
+    place[:20] = 1
+    for seed in range(30):
+        painted, airlight = overcast(np.random.default_rng(seed), picture, place)
+        np.testing.assert_array_equal(painted[20:], picture[20:])
+        sky = painted[:20].astype(float) / 255
+        assert np.abs(np.diff(sky, axis=0)).max() < 0.03
+        assert np.abs(sky.mean((0, 1)) - airlight).max() < 0.13
+        assert np.ptp(airlight) < 0.25  # grey
+
+
+def test_a_photograph_under_an_overcast_sky_keeps_it_and_whole_pictures_keep_their_own(tmp_path):
+    save(tmp_path / "a.png", photo(size=(90, 90)))
+    haze = dataclasses.replace(Haze.outdoor(), overcast=1, noisy=0, jpeg=0, white=1, none=0, thin=0, beta=(2, 2))
+    scene, store = Photos(tmp_path, haze=haze).scenes()[0], Store(1 << 20)
+    unchanged = 0
+    for seed in range(20):
+        sample = scene.sample(store, np.random.default_rng(seed), Crop(48))
+        sky = sample.transmission > 0.999
+        unchanged += sky.sum()
+        assert np.abs(sample.hazy[sky].astype(int) - sample.clear[sky]).max(initial=0) <= 1
+        whole = scene.sample(store, np.random.default_rng(seed), Whole(90))
+        np.testing.assert_array_equal(whole.clear, photo(size=(90, 90)))
+    assert unchanged > 1000
