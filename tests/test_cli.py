@@ -48,6 +48,19 @@ def test_every_option_is_taken(picture, tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["hazy_x-compare.jpg", "hazy_x.jpg"]
 
 
+def test_the_window_is_taken_and_a_wrong_one_refused(tmp_path):
+    hazy = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    hazy[:, :60] //= 4
+    Image.fromarray(hazy).save(tmp_path / "a.png")
+    for window in ("0", "32"):
+        assert famkern("dehaze", tmp_path / "a.png", "-o", tmp_path / window, "--window", window).returncode == 0
+    whole, parts = (np.asarray(Image.open(tmp_path / window / "a.png")) for window in ("0", "32"))
+    assert (whole != parts).any()
+    run = famkern("dehaze", tmp_path / "a.png", "-o", tmp_path / "c", "--window", 40)
+    assert run.returncode == 2
+    assert "window is a multiple of 16 pixels" in run.stderr
+
+
 def test_a_failed_file_gives_1_and_the_others_are_done(picture, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     result = famkern("dehaze", "missing.png", tmp_path / "bad.jpg", picture, "-o", tmp_path / "out")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from famkern import models
 from famkern.models.student import normalise
 from famkern.ops import affinity
-from famkern.training import distillation, recipe, run
+from famkern.training import distillation, journal, recipe, run
 from famkern.training.task import restoration_loss
 
 
@@ -108,3 +108,17 @@ def test_other_precisions(make, tmp_path, precision):
     run.train(task, run.Session(tmp_path / "run", device="cpu"))
     weights = models.load(tmp_path / "run/student.safetensors")
     assert {parameter.dtype for parameter in weights.parameters()} == {torch.float32}
+
+
+def test_weights_are_given_the_window_that_they_are_validated_with(make, tmp_path):
+    task = make(window=96)
+    journal.export(task, tmp_path / "student.safetensors", step=3)
+    assert models.load(tmp_path / "student.safetensors").window == 96
+    assert task.dehazer().window == 96
+    journal.export(make(), tmp_path / "student.safetensors", step=3)
+    assert models.load(tmp_path / "student.safetensors").window is None
+
+
+def test_crops_fit_the_window(make):
+    with pytest.raises(ValueError, match="crops of 96 pixels are larger than the window of 80"):
+        make(window=80)

@@ -70,7 +70,7 @@ class Haze:
     @classmethod
     def outdoor(cls) -> Haze:
         """Haze as in photographs: slightly coloured, uneven, with a camera's noise and compression."""
-        weather = {"white": 0.15, "tint": 0.04, "uneven": 0.4, "overcast": 0.25}
+        weather = {"white": 0.15, "tint": 0.04, "uneven": 0.4, "overcast": 0.4}
         return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), noisy=0.8, jpeg=0.5, **weather)
 
     def add(
