@@ -6,6 +6,7 @@ storage.py  where the maps live: RAM or a spill file
 pixels.py   pictures in and out, a band at a time
 run.py      the one loop
 memory.py   how much memory there is
+traffic.py  bytes that the stages move through a GPU's memory
 """
 
 from .line import Stage, lower
