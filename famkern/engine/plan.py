@@ -58,6 +58,11 @@ class Plan:
     need: int  # bytes that the run allocates beyond input and output, at most
 
     @property
+    def whole(self) -> bool:
+        """Whether the picture is one band, with its maps where it is computed."""
+        return self.band >= self.height and not self.spill
+
+    @property
     def row_bytes(self) -> int:
         """Bytes in one row of a map."""
         return self.width * self.channels * self.dtype.itemsize

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .checks import Checks
 from .line import IMAGE, OUTPUT, Stage
 from .means import Sums
 from .pixels import Pixels
@@ -21,6 +22,7 @@ def run(
     finish: Callable[[int, int, Tensor], None],
     device: torch.device,
     progress: Callable[[float], None] | None = None,
+    checks: Checks | None = None,
 ) -> None:
     """Run the line over one picture.
 
@@ -31,10 +33,12 @@ def run(
         finish: called with (start, stop, band) for each band of the result, (1, rows, W, 3) in [0, 1].
         device: where the line's weights are.
         progress: called with the finished fraction, 0 < fraction <= 1, after each band.
+        checks: get what must hold, for the caller to look at; None: looked at before this returns.
 
     Raises:
         ValueError: if the maps' values exceed the range of their dtype.
     """
+    mine = checks or Checks(device)
     compute = line[0].weights[0].dtype
     origins: dict[str, int] = {}
     means: dict[str, Tensor] = {}
@@ -81,8 +85,12 @@ def run(
                 if progress:
                     progress(done / total)
             means |= {name: s.means() for name, s in zip(stage.sums, sums, strict=True)}
-            if not all(bool(means[name].isfinite().all()) for name in stage.sums):
-                raise ValueError(
-                    f"the network's maps overflow {str(plan.dtype).removeprefix('torch.')} on this picture; "
-                    "use dtype bfloat16 or float32"
-                )
+            for name in stage.sums:
+                mine.require(means[name].isfinite().all(), lambda: _overflow(plan.dtype))
+    if checks is None:
+        mine.look()
+
+
+def _overflow(dtype: torch.dtype) -> ValueError:
+    name = str(dtype).removeprefix("torch.")
+    return ValueError(f"the network's maps overflow {name} on this picture; use dtype bfloat16 or float32")
