@@ -38,9 +38,10 @@ class Dehazer:
         device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.
         dtype: precision of the network's maps: torch.float32, float16, bfloat16 or float64. Arithmetic is in float32, or
             float64 for float64. None for float32 on the CPU and float16 on CUDA.
-        memory: bound on what a call allocates beyond its input and output, in bytes or as text ("1GiB"). Maps that do not
-            fit go to a file on disk. None: they stay in RAM if they fit half of what is available; on a GPU the memory of
-            the last few picture sizes is then kept, and their runs as CUDA graphs.
+        memory: bound on what a call allocates beyond its input and output, in bytes or as text ("1GiB"); on a GPU, of its
+            memory. Maps that do not fit go to a file on disk; those of a GPU to the host's memory first. None: they stay in
+            memory if they fit half of what is available; a GPU keeps that of the last few picture sizes, and their runs
+            as CUDA graphs.
         threads: CPU threads; None for PyTorch's setting.
         window: channel attention sees means over windows of so many rows and columns, a multiple of 16; 0: over the whole
             picture. None: as the weights were made for, see `Student.window`.
@@ -248,6 +249,7 @@ class Dehazer:
             available=_available(device),
             window=self.window,
             band_pixels=way.band_pixels,
+            slots=2 if device.type == "cuda" else 1,
             workspace=way.workspace_bytes,
         )
 

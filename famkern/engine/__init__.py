@@ -2,7 +2,8 @@
 
 line.py     a network's tensors become the line of stages
 plan.py     picture, precision and memory bound become band height and storage
-storage.py  where the maps live: RAM or a spill file
+storage.py  where the maps live: RAM, a GPU's memory, or a spill file
+host.py     or, for a run on a GPU, the host's memory
 pixels.py   pictures in and out, a band at a time
 run.py      the one loop
 checks.py   what must hold for a run to be right

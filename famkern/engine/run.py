@@ -14,6 +14,8 @@ from .pixels import Pixels
 from .plan import Plan
 from .storage import open_storage
 
+Rows = tuple[int, int]  # start, stop
+
 
 def run(
     line: Sequence[Stage],
@@ -61,17 +63,27 @@ def run(
             else:
                 storage.store(name, origins[name], start, stop, band)
 
-        def run_band(stage: Stage, gate: Tensor | None, sums: list[Sums], start: int, stop: int) -> None:
+        def prefetch(stage: Stage, start: int, stop: int) -> None:
             halo = stage.halo(plan.tile)
+            for name in dict.fromkeys(stage.reads):
+                if name != IMAGE:
+                    storage.prefetch(name, origins[name], max(start - halo, 0), min(stop + halo, plan.height))
+
+        def run_band(stage: Stage, gate: Tensor | None, sums: list[Sums], band: Rows, following: Rows | None) -> None:
+            (start, stop), halo = band, stage.halo(plan.tile)
             top, bottom = min(halo, start), min(halo, plan.height - stop)
-            inputs = [read(name, start - top, stop + bottom) for name in stage.reads]
+            maps = {name: read(name, start - top, stop + bottom) for name in dict.fromkeys(stage.reads)}
+            inputs = [maps[name] for name in stage.reads]
+            if following:
+                prefetch(stage, *following)
             outputs = [target(name, start, stop) for name in stage.writes]
             shape = (1, stop - start, -(-plan.width // plan.cell), plan.channels)
             rows = [torch.empty(shape, dtype=torch.float64, device=device) for _ in sums]
             place = (top, bottom, plan.cell, start - top)
             stage.operator(inputs, gate, stage.weights, outputs, rows, *place)
-            for name, band in zip(stage.writes, outputs, strict=True):
-                store(name, start, stop, band)
+            storage.release()
+            for name, output in zip(stage.writes, outputs, strict=True):
+                store(name, start, stop, output)
             for whole, part in zip(sums, rows, strict=True):
                 whole.add(start, part)
 
@@ -79,8 +91,9 @@ def run(
             gate = stage.gate(means) if stage.gate else None
             origins |= dict.fromkeys(stage.writes, plan.slide * (index % 2))
             sums = [Sums(plan.height, plan.width, plan.cell, plan.channels, device) for _ in stage.sums]
-            for start, stop in plan.bands(index):
-                run_band(stage, gate, sums, start, stop)
+            bands = list(plan.bands(index))
+            for band, following in zip(bands, [*bands[1:], None], strict=True):
+                run_band(stage, gate, sums, band, following)
                 done += 1
                 if progress:
                     progress(done / total)
