@@ -22,6 +22,16 @@ MOST = 4  # picture sizes that are kept
 
 Compute = Callable[[Tensor, Tensor], Checks]  # from one picture (H, W, 3) into another
 
+_CAPTURING = threading.Lock()  # PyTorch captures one graph at a time in a process
+
+
+class Place:
+    """Where the graphs of one device work: the same memory for all, which takes the same stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream(device)
+
 
 class CapturedRun:
     """A run with pictures of its own, which can be replayed.
@@ -29,15 +39,15 @@ class CapturedRun:
     Args:
         compute: the run.
         before, after: pictures of the size and kind that it is for.
-        pool: where its memory comes from.
+        place: of their device.
     """
 
-    def __init__(self, compute: Compute, before: Tensor, after: Tensor, pool: Any) -> None:
+    def __init__(self, compute: Compute, before: Tensor, after: Tensor, place: Place) -> None:
         self._before, self._after = torch.empty_like(before), torch.empty_like(after)
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(before.device)
         # Other threads may go on calling CUDA meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(self._graph, pool=place.pool, stream=place.stream, capture_error_mode="thread_local")
+        with _CAPTURING, torch.cuda.device(before.device), capture:
             self._checks = compute(self._before, self._after)
 
     def __call__(self, before: Tensor, after: Tensor) -> None:
@@ -57,15 +67,18 @@ class Graphs:
 
     Args:
         most: sizes that are kept.
-        capture: makes what is replayed.
+        capture, place: make what is replayed, and where it works.
     """
 
     def __init__(
-        self, most: int = MOST, capture: Callable[[Compute, Tensor, Tensor, Any], Callable] = CapturedRun
+        self,
+        most: int = MOST,
+        capture: Callable[[Compute, Tensor, Tensor, Any], Callable] = CapturedRun,
+        place: Callable[[torch.device], Any] = Place,
     ) -> None:
-        self._most, self._capture = most, capture
+        self._most, self._capture, self._place = most, capture, place
         self._runs: dict[Hashable, Callable | None] = {}  # None: seen once. The one used last stands last
-        self._pool: Any = None
+        self._places: dict[torch.device, Any] = {}
         self._lock = threading.Lock()
 
     def replay(self, key: Hashable, before: Tensor, after: Tensor) -> bool:
@@ -88,9 +101,9 @@ class Graphs:
             again = key in self._runs
             run = self._runs.pop(key, None)
             if again and run is None:
-                if self._pool is None and before.is_cuda:
-                    self._pool = torch.cuda.graph_pool_handle()
-                run = self._capture(compute, before, after, self._pool)
+                if before.device not in self._places:
+                    self._places[before.device] = self._place(before.device)
+                run = self._capture(compute, before, after, self._places[before.device])
             self._use(key, run)
             if run is not None:
                 run(before, after)

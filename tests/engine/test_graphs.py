@@ -34,12 +34,17 @@ class Pretended:
 
     captured = 0
 
-    def __init__(self, compute, before, after, _pool):
+    def __init__(self, compute, before, after, place):
         Pretended.captured += 1
+        assert place == CPU
         self.compute = compute
 
     def __call__(self, before, after):
         self.compute(before, after).look()
+
+
+def pretending(most=4, capture=Pretended):
+    return Graphs(most, capture, place=lambda device: device)
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +61,14 @@ def dehaze(graphs, key, compute, value):
 
 
 def test_the_first_runs_as_it_is_the_second_is_captured_the_third_replayed():
-    graphs, compute = Graphs(capture=Pretended), Computation()
+    graphs, compute = pretending(), Computation()
     for turn, captured in enumerate((0, 1, 1, 1)):
         assert dehaze(graphs, "a", compute, turn / 4) == [turn / 2] * 2
         assert Pretended.captured == captured
 
 
 def test_the_size_that_was_not_used_for_longest_is_dropped():
-    graphs, compute = Graphs(most=2, capture=Pretended), Computation()
+    graphs, compute = pretending(most=2), Computation()
     for key in "aabb":
         dehaze(graphs, key, compute, 0.5)
     assert Pretended.captured == 2
@@ -77,7 +82,7 @@ def test_the_size_that_was_not_used_for_longest_is_dropped():
 
 
 def test_what_does_not_hold_is_said_in_every_run():
-    graphs, compute = Graphs(capture=Pretended), Computation()
+    graphs, compute = pretending(), Computation()
     for _ in range(4):
         with pytest.raises(ValueError, match="beyond 1"):
             dehaze(graphs, "a", compute, 3.0)
@@ -89,7 +94,7 @@ def test_a_capture_that_fails_is_an_error_and_is_tried_again():
     def failing(*_):
         raise MemoryError
 
-    graphs, compute = Graphs(capture=failing), Computation()
+    graphs, compute = pretending(capture=failing), Computation()
     dehaze(graphs, "a", compute, 0.5)
     with pytest.raises(MemoryError):
         dehaze(graphs, "a", compute, 0.5)
@@ -107,7 +112,7 @@ def test_replays_of_several_threads_do_not_meet():
             super().__call__(before, after)
             inside.pop()
 
-    graphs, compute = Graphs(capture=Slow), Computation()
+    graphs, compute = pretending(capture=Slow), Computation()
     dehaze(graphs, "a", compute, 0.0)
     dehaze(graphs, "a", compute, 0.0)
     results = {}
