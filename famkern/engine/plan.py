@@ -136,9 +136,7 @@ def make_plan(
     def candidate(tiles: int, spill: bool) -> Plan:
         rows = tiles * tile
         slide = min(rows + halo, height)
-        plan = Plan(
-            height, width, channels, dtype, tile, rows, cell, slide, buffers, spill, slots=slots, passing=passing, need=0
-        )
+        plan = Plan(height, width, channels, dtype, tile, rows, cell, slide, buffers, spill, slots, passing, need=0)
         return replace(plan, need=_need(plan, line, workspace))
 
     bound = memory if memory is not None else available // 2
