@@ -81,6 +81,8 @@ class HostStorage:
         self._free: deque[tuple[Tensor, Any]] = deque(
             (torch.empty(shape, dtype=plan.dtype, device=device), None) for _ in range(plan.slots * plan.passing)
         )
+        # The device's memory may be that of a tensor which is freed, but still read by what was started before.
+        self._into.wait(self._compute.mark())
         self._coming: dict[tuple[str, int, int], tuple[Tensor, Any]] = {}  # rows of a map -> buffer, moment of arrival
         self._read: list[Tensor] = []  # buffers of the band that is being computed
         self._written: dict[str, Tensor] = {}
