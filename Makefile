@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench native cross emulate sanitize build clean help
+.PHONY: demo test lint format bench native cross emulate sanitize gpu-check build clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -20,6 +20,7 @@ help:
 	@echo "make cross    the same for aarch64, under an emulator"
 	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize and time the kernels for it"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make clean    remove the environment and everything built"
 
@@ -88,6 +89,31 @@ sanitize: build
 	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py \
 	    -k "formulas and 16 or batch or halo or 16_bits or past_the_caches or several or fit_is_refused or strided or \
 	        leaves_the_bits or wrong_shapes or paper_s_formula or strides or every_half_precision or read_beyond"
+
+# Everything that needs a GPU, with the Python (PYTHON=...), torch and nvcc that are installed: nothing is fetched. The
+# tests are those of the files that have any for a GPU, so that what only other files need may be missing.
+GPU_TESTS = $(shell grep -rl 'mark\.gpu' --include='*.py' tests)
+# Small ones of every stage: sanitizers take a hundred times longer.
+SANITIZED := tests/kernels/test_stages.py tests/kernels/test_affinity.py \
+    -k "do_not_meet or torch.float16 and (bands_and_runs or spread)"
+SANITIZER = $(shell command -v compute-sanitizer || ls "$${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null)
+gpu-check: export FAMKERN_GPU := 1
+gpu-check: export FAMKERN_CUDA := 1
+gpu-check: export FAMKERN_REQUIRE_EXT := 1
+gpu-check:
+	@$(PYTHON) -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
+	    { echo "make gpu-check needs a CUDA device, and a PyTorch that sees it in $(PYTHON)"; exit 1; }
+	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(PYTHON) -m pytest -m gpu $(GPU_TESTS) $(PYTEST)
+	@for tool in memcheck racecheck; do \
+	    if test -z "$(SANITIZER)"; then echo "skipped: $$tool, there is no compute-sanitizer"; continue; fi; \
+	    if ! $(SANITIZER) --tool $$tool $(PYTHON) -c 'import torch; torch.zeros(1, device="cuda").item()' >/dev/null 2>&1; \
+	        then echo "skipped: $$tool, compute-sanitizer does not run on this device"; continue; fi; \
+	    echo "compute-sanitizer --tool $$tool"; \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool --error-exitcode 1 \
+	        $(PYTHON) -m pytest -q -m gpu $(SANITIZED) || exit 1; \
+	done
+	$(PYTHON) benchmarks/bench_gpu.py
 
 # Compiled parts are brought up to date by ninja in well under a second where nothing changed.
 build: $(VENV)/.installed

@@ -113,6 +113,7 @@ def info() -> None:
     """Show versions, devices, the kernels in use and why, and the weights that come with famkern."""
     import torch
 
+    from .ops import route
     from .ops.library import instruction_set, why_not_compiled
 
     def show(name: str, value: str) -> None:
@@ -128,7 +129,8 @@ def info() -> None:
     show("CPU kernels", kernels)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            show(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, PyTorch's operators")
+            kernels = route.describe_gpu(torch.device("cuda", index))
+            show(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {kernels}")
     else:
         show("CUDA", "no device found by PyTorch")
     for name in models.available():

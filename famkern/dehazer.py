@@ -38,8 +38,10 @@ class Dehazer:
         device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.
         dtype: precision of the network's maps: torch.float32, float16, bfloat16 or float64. Arithmetic is in float32, or
             float64 for float64. None for float32 on the CPU and float16 on CUDA.
-        memory: bound on what a call allocates beyond its input and output, in bytes or as text ("1GiB"). Maps that do not
-            fit go to a file on disk. None: they stay in RAM if they fit half of what is available.
+        memory: bound on what a call allocates beyond its input and output, in bytes or as text ("1GiB"); on a GPU, of its
+            memory. Maps that do not fit go to a file on disk; those of a GPU to the host's memory first. None: they stay in
+            memory if they fit half of what is available; a GPU keeps that of the last few picture sizes, and their runs
+            as CUDA graphs.
         threads: CPU threads; None for PyTorch's setting.
         window: channel attention sees means over windows of so many rows and columns, a multiple of 16; 0: over the whole
             picture. None: as the weights were made for, see `Student.window`.
@@ -80,6 +82,7 @@ class Dehazer:
         self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
+        self._graphs = engine.Graphs()
         self._lock = threading.Lock()
 
     def __call__(self, image: T, *, progress: Callable[[float], None] | None = None) -> T:
@@ -182,23 +185,49 @@ class Dehazer:
         progress: Callable[[float], None] | None,
     ) -> None:
         """Dehaze one picture (H, W, 3) into another of the same size and dtype."""
-        source, sink = engine.Pixels(before), engine.Pixels(after)
-        source.check()
         if self.strength == 0:
+            checks = engine.Checks(device)
+            engine.Pixels(before).check(checks)
+            checks.look()
             after[...] = before  # type: ignore[assignment]
             if progress:
                 progress(1.0)
             return
-        _, compute = self._precision(device)
+        device = _numbered(device)
+        key = engine.key_of(before, device) if self.memory is None and progress is None else None
+        with torch.inference_mode(), _threads(self.threads), _full_precision(device), _no_autocast(device):
+            if key and self._graphs.replay(key, before, after):  # type: ignore[arg-type]
+                return
+            plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
+
+            def compute(before: Tensor | np.ndarray, after: Tensor | np.ndarray) -> engine.Checks:
+                return self._compute(before, after, plan, device, progress)
+
+            if key and plan.whole:
+                self._graphs.run(key, compute, before, after)  # type: ignore[arg-type]
+            else:
+                compute(before, after).look()
+
+    def _compute(
+        self,
+        before: Tensor | np.ndarray,
+        after: Tensor | np.ndarray,
+        plan: engine.Plan,
+        device: torch.device,
+        progress: Callable[[float], None] | None,
+    ) -> engine.Checks:
+        """Start the run on a GPU, and do it on a CPU; returns what must hold for it to be right."""
+        source, sink, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
+        source.check(checks)
+        _, precision = self._precision(device)
 
         def finish(start: int, stop: int, band: Tensor) -> None:
             if self.strength < 1:
-                band = torch.lerp(source.read(start, stop, compute, device), band, self.strength)
+                band = torch.lerp(source.read(start, stop, precision, device), band, self.strength)
             sink.write(start, stop, band)
 
-        with torch.inference_mode(), _threads(self.threads), _full_precision(device), _no_autocast(device):
-            plan = self._plan(source.height, source.width, device, self.memory)
-            engine.run(self._line(compute, device), plan, source, finish, device, progress)
+        engine.run(self._line(precision, device), plan, source, finish, device, progress, checks)
+        return checks
 
     def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
         """Of the maps, and of the arithmetic."""
@@ -220,6 +249,7 @@ class Dehazer:
             available=_available(device),
             window=self.window,
             band_pixels=way.band_pixels,
+            slots=2 if device.type == "cuda" else 1,
             workspace=way.workspace_bytes,
         )
 
@@ -275,6 +305,13 @@ def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         accepted = ", ".join(str(accepted).removeprefix("torch.") for accepted in MAP_DTYPES)
         raise ValueError(f"dtype is one of {accepted}, not {dtype}")
     return parsed
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """The device with its number: "cuda" is the current one."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _available(device: torch.device) -> int:

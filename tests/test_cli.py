@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from famkern import cli
+
 FAMKERN = [sys.executable, "-m", "famkern.cli"]
 
 
@@ -183,6 +185,18 @@ def test_info_tells_versions_kernels_and_weights():
     assert result.returncode == 0
     for word in ("famkern", "PyTorch", "CPU kernels", "CUDA", "student", "sha256"):
         assert word in result.stdout
+
+
+def test_info_says_what_each_gpu_runs_and_why(monkeypatch, capsys):
+    monkeypatch.delenv("FAMKERN_GPU", raising=False)
+    monkeypatch.delenv("FAMKERN_REFERENCE", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU number {index}")
+    cli.info()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda:")]
+    why = "PyTorch's operators: the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them"
+    assert lines == [f"cuda:{index}       GPU number {index}, {why}" for index in range(2)]
 
 
 def test_evaluate_prints_figures_beside_those_of_the_input(tmp_path):

@@ -48,6 +48,16 @@ FAMKERN_DEVICE void copy16(void* to, const void* from, bool inside) {
 
 FAMKERN_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// A number of a map, picture or sum from global memory, and to it: the emulator counts their bytes.
+template <class T>
+FAMKERN_DEVICE T load(const T* from) {
+    return *from;
+}
+template <class T>
+FAMKERN_DEVICE void store(T* to, const T& value) {
+    *to = value;
+}
+
 // Four 8 x 8 matrices of 16-bit numbers, whose rows of 16 bytes the lanes 8 i .. 8 i + 7 point at for matrix i.
 FAMKERN_DEVICE void load_matrices(uint32_t (&registers)[4], const void* row) {
     const uint32_t address = uint32_t(__cvta_generic_to_shared(row));

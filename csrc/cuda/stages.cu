@@ -234,7 +234,7 @@ struct Stage {
     }
 
     FAMKERN_DEVICE float normalised(int64_t y, int64_t x, int c) const {
-        return (a.picture[image * a.picture_stride + ((y + a.top) * a.width + x) * 3 + c] - mean[c]) / std[c];
+        return (load(a.picture + image * a.picture_stride + ((y + a.top) * a.width + x) * 3 + c) - mean[c]) / std[c];
     }
 
     FAMKERN_DEVICE void source(int64_t b) {
@@ -255,8 +255,9 @@ struct Stage {
                 for (int i = 0; i < 4; ++i) chunk.pairs[i] = pack<T>(v[8 * half + 2 * i], v[8 * half + 2 * i + 1]);
                 ring(0)[swizzled(place(y, lane), half)] = chunk;
                 if (!kGroup && !kTail && own_row(y) && own_lane(lane))
-                    *reinterpret_cast<Chunk*>(static_cast<T*>(a.out_x) + image * a.out_x_stride +
-                                              (y * a.width + x) * C + 8 * half) = chunk;
+                    store(reinterpret_cast<Chunk*>(static_cast<T*>(a.out_x) + image * a.out_x_stride +
+                                                   (y * a.width + x) * C + 8 * half),
+                          chunk);
             }
         }
     }
@@ -368,7 +369,8 @@ struct Stage {
             }
             if (kSkip && there) {
                 const T* skip = static_cast<const T*>(a.maps[2]) + image * a.map_stride[2];
-                const uint32_t pair = *reinterpret_cast<const uint32_t*>(skip + ((y + a.top) * a.width + x) * C + c);
+                const uint32_t pair =
+                    load(reinterpret_cast<const uint32_t*>(skip + ((y + a.top) * a.width + x) * C + c));
                 low += low_of<T>(pair);
                 high += high_of<T>(pair);
             }
@@ -383,8 +385,9 @@ struct Stage {
         if (!kLast) ring(kLevel)[swizzled(place(y, lane), q % 2)] = chunk;
         if (!kOut) return;
         if (own_row(y) && own_lane(lane))
-            *reinterpret_cast<Chunk*>(static_cast<T*>(a.out[kIndex]) + image * a.out_stride[kIndex] +
-                                      (y * a.width + begin + lane) * C + q % 2 * 8) = chunk;
+            store(reinterpret_cast<Chunk*>(static_cast<T*>(a.out[kIndex]) + image * a.out_stride[kIndex] +
+                                           (y * a.width + begin + lane) * C + q % 2 * 8),
+                  chunk);
         FAMKERN_UNROLL
         for (int i = 0; i < 4; ++i)
             for (int mask = 4; mask < 32; mask *= 2) total[i] += other_lane(total[i], mask);
@@ -404,9 +407,9 @@ struct Stage {
             const int64_t x = begin + lane;
             if (c >= 3 || !own_row(y) || !own_lane(lane)) continue;
             const float v = sum[i] + a.bias[kLevels - 1][c] + normalised(y, x, c);
-            static_cast<float*>(a.out[0])[image * a.out_stride[0] + (y * a.width + x) * 3 + c] = v < 0   ? 0.0f
-                                                                                                 : v > 1 ? 1.0f
-                                                                                                         : v;
+            store(static_cast<float*>(a.out[0]) + image * a.out_stride[0] + (y * a.width + x) * 3 + c, v < 0   ? 0.0f
+                                                                                                       : v > 1 ? 1.0f
+                                                                                                               : v);
         }
     }
 
@@ -421,7 +424,7 @@ struct Stage {
             float total = 0;
             for (int segment = 0; segment < kSegments; ++segment)
                 total += sums[((index * kRows + r) * kSegments + segment) * C + c];
-            a.partial[index][((image * a.rows + y) * a.blocks + block) * C + c] = total;
+            store(a.partial[index] + ((image * a.rows + y) * a.blocks + block) * C + c, total);
         }
     }
 };
@@ -437,8 +440,8 @@ FAMKERN_KERNEL(256, 1) sum_kernel(const float* partial, double* sums, int64_t ro
     const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
     if (i >= rows * C) return;
     double total = 0;
-    for (int64_t block = 0; block < blocks; ++block) total += partial[(i / C * blocks + block) * C + i % C];
-    sums[i] = total;
+    for (int64_t block = 0; block < blocks; ++block) total += load(partial + (i / C * blocks + block) * C + i % C);
+    store(sums + i, total);
 }
 
 // ---- calls

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import Checks
+
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535, np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 BAND_PIXELS = 1 << 18  # pixels that are converted or checked at a time
 
@@ -45,14 +47,28 @@ class Pixels:
             values = (band[0] * self.full_scale).round_() if self.full_scale else band[0]
             self.array[start:stop].copy_(values)
 
-    def check(self) -> None:
+    def check(self, checks: Checks) -> None:
         """Refuse what would spoil the whole result, since one NaN reaches every pixel through the global means.
+
+        A picture on a GPU is refused when `checks` are looked at.
 
         Raises:
             ValueError: for NaN, infinity, or values outside [0, 1].
         """
         if self.full_scale:
             return
+        if isinstance(self.array, Tensor) and self.array.is_cuda:
+            low, high = self.array.aminmax()  # both carry a NaN on
+            checks.require((low >= 0) & (high <= 1), self._problem)
+        elif problem := self._find_problem():
+            raise problem
+
+    def _problem(self) -> ValueError:
+        problem = self._find_problem()
+        assert problem is not None
+        return problem
+
+    def _find_problem(self) -> ValueError | None:
         step = max(1, BAND_PIXELS // self.width)
         for start in range(0, self.height, step):
             band = self.array[start : start + step]
@@ -62,7 +78,8 @@ class Pixels:
                     found = f"values from {low:g} to {high:g}"
                 else:
                     found = "NaN or infinity"
-                raise ValueError(
+                return ValueError(
                     f"a floating-point image has values in [0, 1]; this one has {found} "
                     f"in rows {start} to {min(start + step, self.height) - 1}"
                 )
+        return None

@@ -28,6 +28,8 @@ Workspace = Callable[[int, int, int, int, torch.dtype], int]  # (rows, width, ch
 BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
 # The allocator's slack, libraries' own buffers and their code, which the first run brings into memory.
 RESERVE = 16 << 20
+# Where bands come and go beside the compute: the first to come and the last to go have nothing beside them.
+LEAST_BANDS = 8
 
 
 class MemoryBoundError(ValueError):
@@ -54,8 +56,15 @@ class Plan:
     cell: int  # rows and columns of a cell of the grid of means, see means.py; the longer side for means of all
     slide: int  # rows by which a map moves when it takes over a buffer
     buffers: dict[str, int]  # map -> buffer
-    spill: bool  # buffers live in a file
+    spill: bool  # buffers live in a file, or in the host's memory for a GPU
+    slots: int  # bands of a map on the device at once, where buffers live elsewhere
+    passing: int  # maps that a stage reads and writes, at most
     need: int  # bytes that the run allocates beyond input and output, at most
+
+    @property
+    def whole(self) -> bool:
+        """Whether the picture is one band, with its maps where it is computed."""
+        return self.band >= self.height and not self.spill
 
     @property
     def row_bytes(self) -> int:
@@ -66,6 +75,11 @@ class Plan:
     def buffer_rows(self) -> int:
         """Rows of each buffer."""
         return self.height + self.slide
+
+    @property
+    def read_rows(self) -> int:
+        """Rows of a band with its halo, at most."""
+        return self.height if self.slide == self.height else min(2 * self.slide - self.band, self.height)
 
     @property
     def map_bytes(self) -> int:
@@ -92,6 +106,7 @@ def make_plan(
     window: int | None = None,
     band: int | None = None,
     band_pixels: int = BAND_PIXELS,
+    slots: int = 1,
     workspace: Workspace = workspace_bytes,
 ) -> Plan:
     """Choose band height and storage.
@@ -107,6 +122,7 @@ def make_plan(
         window: rows and columns over which means are taken, see `cell_of`; None: the whole picture.
         band: a band height to use instead of the preferred one, for tests and experiments; rounded up to tiles.
         band_pixels: preferred size of a band.
+        slots: bands of a map on the device at once, where maps live elsewhere; 2 to copy one while another is computed.
         workspace: bytes that a stage allocates at most for a band of so many rows, halo included.
 
     Raises:
@@ -115,16 +131,19 @@ def make_plan(
     buffers = share_buffers(line)
     halo = max(stage.halo(tile) for stage in line)
     cell = cell_of(window, height, width)
+    passing = max(len(_maps_of(stage)) for stage in line)
 
     def candidate(tiles: int, spill: bool) -> Plan:
         rows = tiles * tile
         slide = min(rows + halo, height)
-        plan = Plan(height, width, channels, dtype, tile, rows, cell, slide, buffers, spill, need=0)
+        plan = Plan(height, width, channels, dtype, tile, rows, cell, slide, buffers, spill, slots, passing, need=0)
         return replace(plan, need=_need(plan, line, workspace))
 
     bound = memory if memory is not None else available // 2
     preferred = min(band or max(1, band_pixels // width), height)
     for spill in (False, True):
+        if spill and slots > 1 and band is None:
+            preferred = min(preferred, -(-height // LEAST_BANDS))
         # How many tiles fit: the need grows with them, so that few of the heights must be tried.
         tiles = bisect_right(range(1, -(-preferred // tile) + 1), bound, key=lambda n: candidate(n, spill).need)
         if tiles:
@@ -171,7 +190,12 @@ def _band_bytes(plan: Plan, stage: Stage, workspace: Workspace) -> int:
     """Bytes that one band of this stage needs: the operator's workspace, pixels, and what passes to and from a file."""
     rows = min(plan.band + 2 * stage.halo(plan.tile), plan.height)
     work = workspace(rows, plan.width, plan.channels, plan.cell, stage.weights[0].dtype)
-    if plan.spill:
-        passing = [name for name in (*stage.reads, *stage.writes) if name not in (IMAGE, OUTPUT)]
-        work += len(passing) * rows * plan.row_bytes
+    if plan.spill and plan.slots > 1:  # buffers that all stages share
+        work += plan.slots * plan.passing * plan.read_rows * plan.row_bytes
+    elif plan.spill:
+        work += len(_maps_of(stage)) * rows * plan.row_bytes
     return work
+
+
+def _maps_of(stage: Stage) -> list[str]:
+    return [name for name in (*stage.reads, *stage.writes) if name not in (IMAGE, OUTPUT)]

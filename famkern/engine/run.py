@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .checks import Checks
 from .line import IMAGE, OUTPUT, Stage
 from .means import Sums
 from .pixels import Pixels
 from .plan import Plan
 from .storage import open_storage
+
+Rows = tuple[int, int]  # start, stop
 
 
 def run(
@@ -21,6 +24,7 @@ def run(
     finish: Callable[[int, int, Tensor], None],
     device: torch.device,
     progress: Callable[[float], None] | None = None,
+    checks: Checks | None = None,
 ) -> None:
     """Run the line over one picture.
 
@@ -31,10 +35,12 @@ def run(
         finish: called with (start, stop, band) for each band of the result, (1, rows, W, 3) in [0, 1].
         device: where the line's weights are.
         progress: called with the finished fraction, 0 < fraction <= 1, after each band.
+        checks: get what must hold, for the caller to look at; None: looked at before this returns.
 
     Raises:
         ValueError: if the maps' values exceed the range of their dtype.
     """
+    mine = checks or Checks(device)
     compute = line[0].weights[0].dtype
     origins: dict[str, int] = {}
     means: dict[str, Tensor] = {}
@@ -57,17 +63,27 @@ def run(
             else:
                 storage.store(name, origins[name], start, stop, band)
 
-        def run_band(stage: Stage, gate: Tensor | None, sums: list[Sums], start: int, stop: int) -> None:
+        def prefetch(stage: Stage, start: int, stop: int) -> None:
             halo = stage.halo(plan.tile)
+            for name in dict.fromkeys(stage.reads):
+                if name != IMAGE:
+                    storage.prefetch(name, origins[name], max(start - halo, 0), min(stop + halo, plan.height))
+
+        def run_band(stage: Stage, gate: Tensor | None, sums: list[Sums], band: Rows, following: Rows | None) -> None:
+            (start, stop), halo = band, stage.halo(plan.tile)
             top, bottom = min(halo, start), min(halo, plan.height - stop)
-            inputs = [read(name, start - top, stop + bottom) for name in stage.reads]
+            maps = {name: read(name, start - top, stop + bottom) for name in dict.fromkeys(stage.reads)}
+            inputs = [maps[name] for name in stage.reads]
+            if following:
+                prefetch(stage, *following)
             outputs = [target(name, start, stop) for name in stage.writes]
             shape = (1, stop - start, -(-plan.width // plan.cell), plan.channels)
             rows = [torch.empty(shape, dtype=torch.float64, device=device) for _ in sums]
             place = (top, bottom, plan.cell, start - top)
             stage.operator(inputs, gate, stage.weights, outputs, rows, *place)
-            for name, band in zip(stage.writes, outputs, strict=True):
-                store(name, start, stop, band)
+            storage.release()
+            for name, output in zip(stage.writes, outputs, strict=True):
+                store(name, start, stop, output)
             for whole, part in zip(sums, rows, strict=True):
                 whole.add(start, part)
 
@@ -75,14 +91,19 @@ def run(
             gate = stage.gate(means) if stage.gate else None
             origins |= dict.fromkeys(stage.writes, plan.slide * (index % 2))
             sums = [Sums(plan.height, plan.width, plan.cell, plan.channels, device) for _ in stage.sums]
-            for start, stop in plan.bands(index):
-                run_band(stage, gate, sums, start, stop)
+            bands = list(plan.bands(index))
+            for band, following in zip(bands, [*bands[1:], None], strict=True):
+                run_band(stage, gate, sums, band, following)
                 done += 1
                 if progress:
                     progress(done / total)
             means |= {name: s.means() for name, s in zip(stage.sums, sums, strict=True)}
-            if not all(bool(means[name].isfinite().all()) for name in stage.sums):
-                raise ValueError(
-                    f"the network's maps overflow {str(plan.dtype).removeprefix('torch.')} on this picture; "
-                    "use dtype bfloat16 or float32"
-                )
+            for name in stage.sums:
+                mine.require(means[name].isfinite().all(), lambda: _overflow(plan.dtype))
+    if checks is None:
+        mine.look()
+
+
+def _overflow(dtype: torch.dtype) -> ValueError:
+    name = str(dtype).removeprefix("torch.")
+    return ValueError(f"the network's maps overflow {name} on this picture; use dtype bfloat16 or float32")

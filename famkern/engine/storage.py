@@ -1,4 +1,7 @@
-"""Where the maps of a run live: in RAM, or in a spill file where they do not fit the memory bound."""
+"""Where the maps of a run live: where it is computed, or where they do not fit the memory bound, elsewhere.
+
+Elsewhere is the host's memory for a run on a GPU (host.py), if they fit half of what is available there, else a file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .memory import format_bytes
+from .host import HostStorage, streams_of
+from .memory import available_memory, format_bytes
 from .plan import Plan
 
 logger = logging.getLogger("famkern")
@@ -78,7 +82,17 @@ class Reserve:
 RESERVE = Reserve()
 
 
-class RamStorage:
+class Storage:
+    """What the loop tells every storage beside reading and storing."""
+
+    def prefetch(self, name: str, origin: int, start: int, stop: int) -> None:
+        """These rows of a map are read for the next band."""
+
+    def release(self) -> None:
+        """The operator has been started on what was read for this band."""
+
+
+class RamStorage(Storage):
     """Maps in tensors on the device; bands are views, nothing is copied."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
@@ -107,7 +121,7 @@ class RamStorage:
         """Keep what was written into the target."""
 
 
-class SpillStorage:
+class SpillStorage(Storage):
     """Maps in an unlinked file, moved by pread and pwrite through buffers of one band.
 
     A memory-mapped file would be simpler, but its pages count as resident memory.
@@ -150,14 +164,15 @@ class SpillStorage:
 
 
 @contextmanager
-def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | SpillStorage]:
+def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | HostStorage | SpillStorage]:
     """The storage that the plan asks for; whatever happens, its memory or disk space can be had again.
 
     Raises:
         OSError: if no folder on a real disk has room for the maps, before anything is computed.
     """
-    if not plan.spill:
-        storage = RamStorage(plan, device)
+    on_host = plan.spill and device.type == "cuda" and plan.map_bytes <= available_memory() // 2
+    if on_host or not plan.spill:
+        storage = HostStorage(plan, device, streams_of(device)) if on_host else RamStorage(plan, device)
         try:
             yield storage
         finally:

@@ -83,13 +83,9 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype, *, windows: 
 
 
 def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype, windows: bool) -> Route:
-    if os.environ.get("FAMKERN_GPU") != "1":
-        _announce("the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them")
-        return REFERENCE
-    if windows:
-        _announce("the kernels for GPUs take means over the whole picture; window=0 asks for that")
-        return REFERENCE
-    reason = _why_not_triton(device)
+    reason = _why_not_on_gpu(device)
+    if reason is None and windows:
+        reason = "the kernels for GPUs take means over the whole picture; window=0 asks for that"
     if reason is not None:
         _announce(reason)
         return REFERENCE
@@ -104,6 +100,24 @@ def _suits(kernels: str, channels: int, dtype: torch.dtype) -> bool:
         _announce(f"the {kernels} kernels have 16, 32 or 64 channels, not {channels}")
         return False
     return True
+
+
+def describe_gpu(device: torch.device) -> str:
+    """Which kernels a network's stages run on, on this GPU, and why: for people to read."""
+    reason = (
+        "FAMKERN_REFERENCE=1 asks for it" if os.environ.get("FAMKERN_REFERENCE") == "1" else _why_not_on_gpu(device)
+    )
+    if reason is not None:
+        return f"PyTorch's operators: {reason}"
+    if not library.has_cuda_stages():
+        return "Triton: CUDA C++ was not built; reinstall famkern where nvcc is present"
+    return "CUDA C++ for 16 channels and 16-bit maps, Triton for others"
+
+
+def _why_not_on_gpu(device: torch.device) -> str | None:
+    if os.environ.get("FAMKERN_GPU") != "1":
+        return "the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them"
+    return _why_not_triton(device)
 
 
 @functools.cache

@@ -60,6 +60,13 @@ struct Grid {
 
 inline Grid grid;
 
+// Bytes of maps, pictures and sums that went through global memory; parameters are not counted.
+struct Traffic {
+    int64_t read = 0, written = 0;
+};
+
+inline Traffic traffic;
+
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "emulated GPU: %s (block %u, %u)\n", what, grid.block.x, grid.block.y);
     std::abort();
@@ -191,6 +198,18 @@ inline void copy16(void* to, const void* from, bool inside) {
     if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (inside && reinterpret_cast<uintptr_t>(from) % 16 != 0))
         emulator::fail("a copy of 16 bytes that are not aligned");
     emulator::fiber().copies.push_back({to, inside ? from : nullptr});
+    emulator::traffic.read += inside ? 16 : 0;
+}
+
+template <class T>
+T load(const T* from) {
+    emulator::traffic.read += sizeof(T);
+    return *from;
+}
+template <class T>
+void store(T* to, const T& value) {
+    emulator::traffic.written += sizeof(T);
+    *to = value;
 }
 
 inline void wait_for_copies() {

@@ -87,6 +87,36 @@ void test_bits(const Stage& stage, Type type, int64_t batch, int64_t rows, int64
                name_of(c, type) + ": bands of " + std::to_string(band) + " rows");
 }
 
+// Every map is read once, but for the halo, and written once. famkern/engine/traffic.py counts the same from the line.
+void test_traffic(const Stage& stage, int64_t rows, int64_t width) {
+    constexpr int64_t kMap = 16 * 2, kPicture = 3 * 4, kSum = 16 * 4, kLanes = 64, kStep = 4;  // bytes; as in stages.cu
+    const Case c = stored(stage, Type::float16, 1, rows, width);
+    cuda::emulator::traffic = {};
+    computed(c, Type::float16, rows, 0, emulated(1, false));
+    const cuda::emulator::Traffic found = cuda::emulator::traffic;
+
+    const int64_t n = stage.convolutions, own = kLanes - 2 * n, blocks = (width + own - 1) / own;
+    const int64_t pixels = rows * width, halo_rows = (rows + 2 * n + kStep - 1) / kStep * kStep;
+    const int64_t with_halo = blocks * kLanes * halo_rows;
+    const int64_t sums = c.tail() ? 0 : stage.outputs, partial = sums * rows * blocks * kSum;
+    // The head convolves the picture itself, six rows of 66 columns for four rows of a step; they stay in the caches.
+    const int64_t lifted = blocks * (kLanes + 2) * halo_rows / kStep * (kStep + 2);
+    const int64_t least = pixels * (stage.maps * kMap + stage.picture * kPicture) + partial;
+    const int64_t most = with_halo * stage.maps * kMap +
+                         (c.head()   ? lifted
+                          : c.tail() ? pixels
+                                     : 0) *
+                             kPicture +
+                         partial;
+    const int64_t maps_out = (c.tail() ? 0 : stage.outputs) + stage.writes_x;
+    const int64_t written = pixels * (maps_out * kMap + c.tail() * kPicture) + partial + sums * rows * 2 * kSum;
+    const std::string name = name_of(c, Type::float16);
+    expect(found.read >= least && found.read <= most, name + ": reads " + std::to_string(found.read) + " bytes, not " +
+                                                          std::to_string(least) + " to " + std::to_string(most));
+    expect(found.written == written,
+           name + ": writes " + std::to_string(found.written) + " bytes, not " + std::to_string(written));
+}
+
 int run_all() {
     struct Size {
         int64_t rows, width;
@@ -98,6 +128,7 @@ int run_all() {
         test_formulas(stage, Type::float16, 2, 7, 5);
         test_bits(stage, Type::float16, 1, 37, 67);
         test_bits(stage, Type::bfloat16, 2, 33, 3);
+        test_traffic(stage, 40, 120);
     }
     std::printf("%d checks, %d failed\n", checks, failures);
     return failures == 0 ? 0 : 1;
