@@ -141,7 +141,7 @@ def operator(
     route = choose(weight.device, weight.shape[0], weight.dtype, windows=windows)
     if route is REFERENCE:
         return reference
-    if route is GPU and weight.shape[0] == 16 and storage != torch.float32 and library.has_cuda_stages():
+    if route.name == GPU.name and weight.shape[0] == 16 and storage != torch.float32 and library.has_cuda_stages():
         name += "_cuda"
     return getattr(_operators(), name)
 
