@@ -179,8 +179,10 @@ StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t chan
     call.bottom = bottom;
     STD_TORCH_CHECK(cell >= call.width || (cell >= kTileSide && cell % kTileSide == 0),
                     "cell: a multiple of 4, or the width or more, expected, not ", cell);
-    STD_TORCH_CHECK(first_row >= 0 && (call.device < 0 || cell >= call.width),
-                    "first_row: 0 or more expected; on a GPU one cell of the width");
+    constexpr int64_t kMost = INT32_MAX;  // the kernels for GPUs count them in 32 bits
+    STD_TORCH_CHECK(first_row >= 0, "first_row: 0 or more expected, not ", first_row);
+    STD_TORCH_CHECK(call.device < 0 || (call.width < kMost && first_row + top + call.rows + bottom < kMost),
+                    "fewer than 2^31 rows and columns expected on a GPU");
     call.cell = std::max<int64_t>(cell, 1);
     call.first_row = first_row;
     return call;

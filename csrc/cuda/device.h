@@ -118,5 +118,8 @@ FAMKERN_DEVICE float high_of(uint32_t pair) {
 struct alignas(16) Chunk {  // eight numbers of 16 bits: what one instruction moves
     uint32_t pairs[4];
 };
+struct alignas(16) Four {
+    float v[4];
+};
 
 }  // namespace famkern::cuda

@@ -22,8 +22,15 @@
 //   last_group   the same                         r = conv(x') + skip -> out
 //   tail         o = sum of w r, o pa(o)          post1,  clamp(post2 + normalised picture)
 //
-// The same bits whatever the band, the run and the batch: a pixel's arithmetic does not depend on its row, columns of
-// blocks are anchored at the picture's left, sums are added in one order, without atomics.
+// Where means are over windows (kWindows), a channel's gate is linear between the corners of cells, and sums are taken
+// over the columns of each cell. Gates of the step's rows at the corners around the block's columns lie in shared
+// memory; a warp adds its columns cell by cell, a block its warps, and a small kernel the blocks that a cell meets.
+//
+//     columns      |<- cell 0 ->|<- cell 1 ->|<- ...        corners between them
+//     a block          |<- 16 ->|<- 16 ->|<- ...            a warp's columns meet two cells, or one
+//
+// The same bits whatever the band, the run and the batch: a pixel's arithmetic depends on its row through the gate
+// alone, columns of blocks are anchored at the picture's left, sums are added in one order, without atomics.
 #include "cuda/device.h"
 #include "cuda/stages.h"
 
@@ -43,33 +50,39 @@ struct Arguments {  // of a kernel
     int64_t map_stride[kMostMaps];  // of images, in elements
     int map_count;
     const float *picture, *mean, *std, *gate, *pixel[4], *lift, *lift_bias;
+    int64_t gate_rows, gate_columns, cell, first_row;
     int64_t picture_stride;
     const float *weight[kMaxConvolutions], *bias[kMaxConvolutions];
     void *out_x, *out[2];
     int64_t out_x_stride, out_stride[2];
-    float* partial[2];  // (B, rows, blocks, C): sums of out[i] over the columns of a block
+    float* partial[2];  // (B, rows, blocks, parts, C): sums of out[i] over the columns of a block, by cells
     int64_t rows, width, top, bottom, blocks, run;
+    int corners, slots, parts;  // along a row: of a block; cells that a warp's, and a block's own columns meet, at most
 };
+
+// Cells that so many columns beside each other meet, at most.
+constexpr int64_t cells_of(int64_t columns, int64_t cell) { return (columns + cell - 2) / cell + 1; }
 
 // ---- shared memory
 // ---------------------------------------------------------------------------------------------------
 
 // Where a kernel's arrays lie in shared memory, in bytes.
 struct Layout {
-    int64_t rings, staged, weights, parameters, sums, end;
+    int64_t rings, staged, weights, gates, sums, parameters, end;
 };
 
 constexpr int64_t kRingBytes = kRing * kPitch * C * 2, kStagedBytes = kRows * kLanes * C * 2;
 constexpr int64_t kPictureRows = kRows + 2, kPictureBytes = kPictureRows * kPitch * 3 * 4;
 constexpr int64_t kParameterFloats = 27 * C + C + kHidden * (C + 2) + 1 + kMostMaps * C + 6;
 
-FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps) {
+FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps, int corners, int slots) {
     const int staged = kind == StageKind::tail ? maps : 2;  // a group's skip is read where it is needed
     Layout at{};
     at.staged = at.rings + convolutions * kRingBytes;
     at.weights = at.staged + (kind == StageKind::head ? (kPictureBytes + 15) / 16 * 16 : staged * kStagedBytes);
-    at.sums = at.weights + convolutions * 9 * C * C * 2;
-    at.parameters = at.sums + 2 * kRows * kSegments * C * 4;
+    at.gates = at.weights + convolutions * 9 * C * C * 2;
+    at.sums = at.gates + kRows * corners * (kind == StageKind::tail ? maps : 1) * C * 4;
+    at.parameters = at.sums + 2 * kRows * kSegments * slots * C * 4;
     at.end = at.parameters + kParameterFloats * 4;
     return at;
 }
@@ -96,7 +109,7 @@ FAMKERN_DEVICE Chunk transposed(Chunk v) {
 // ---- a stage
 // ---------------------------------------------------------------------------------------------------------
 
-template <StageKind kKind, class T>
+template <StageKind kKind, class T, bool kWindows>
 struct Stage {
     static constexpr bool kHead = kKind == StageKind::head, kTail = kKind == StageKind::tail;
     static constexpr bool kGroup = kKind == StageKind::group || kKind == StageKind::last_group;
@@ -104,16 +117,21 @@ struct Stage {
 
     const Arguments& a;
     Chunk *rings, *staged, *weights;
-    float *picture, *sums, *lift, *lift_bias, *hidden, *hidden_bias, *output, *output_bias, *gate, *mean, *std;
+    float *picture, *gates, *sums, *lift, *lift_bias, *hidden, *hidden_bias, *output, *output_bias, *gate, *mean, *std;
     int64_t image, block, first_row, end_row, begin, end_inside;
+    // With windows: the cell of the block's first column, of this warp's first column and of this thread's pixels, in
+    // which they lie `right` of the way from corner to corner.
+    int first_cell = 0, warp_cell = 0, pixel_cell = 0;
+    float right = 0;
 
     FAMKERN_DEVICE explicit Stage(const Arguments& a) : a(a) {
         char* memory = shared_memory();
-        const Layout at = layout_of(kKind, kLevels, a.map_count);
+        const Layout at = layout_of(kKind, kLevels, a.map_count, kWindows ? a.corners : 0, slots());
         rings = reinterpret_cast<Chunk*>(memory + at.rings);
         staged = reinterpret_cast<Chunk*>(memory + at.staged);
         picture = reinterpret_cast<float*>(memory + at.staged);
         weights = reinterpret_cast<Chunk*>(memory + at.weights);
+        gates = reinterpret_cast<float*>(memory + at.gates);
         sums = reinterpret_cast<float*>(memory + at.sums);
         lift = reinterpret_cast<float*>(memory + at.parameters);
         lift_bias = lift + 27 * C;
@@ -130,7 +148,22 @@ struct Stage {
         end_row = first_row + a.run < a.rows ? first_row + a.run : a.rows;
         begin = block * (kLanes - 2 * kLevels) - kLevels;
         end_inside = a.rows + a.bottom;
+        if (kWindows) {
+            const int64_t x = begin + threadIdx.x % kLanes;
+            first_cell = cell_at(begin);
+            warp_cell = cell_at(begin + threadIdx.x / 32 * 16);
+            pixel_cell = cell_at(x);
+            if (a.gate_columns > 1) right = float(x - pixel_cell * a.cell) / float(a.cell);
+        }
     }
+
+    // The cell of the block's own first column.
+    FAMKERN_DEVICE int own_cell() const { return cell_at(begin + kLevels); }
+    FAMKERN_DEVICE int slots() const { return kWindows ? a.slots : 1; }
+    FAMKERN_DEVICE int parts() const { return kWindows ? a.parts : 1; }
+    FAMKERN_DEVICE int gate_count() const { return kTail ? a.map_count * C : C; }  // at a corner
+    // The cell of a column or row; columns left of the picture count to the first. Both are under 2^31.
+    FAMKERN_DEVICE int cell_at(int64_t i) const { return i < 0 ? 0 : int(uint32_t(i) / uint32_t(a.cell)); }
 
     FAMKERN_DEVICE bool inside(int64_t y) const { return y >= -a.top && y < end_inside; }
     FAMKERN_DEVICE bool in_width(int64_t x) const { return x >= 0 && x < a.width; }
@@ -183,8 +216,7 @@ struct Stage {
             for (int i = t; i < 27 * C; i += kThreads) lift[i] = a.lift[(i % C * 3 + i / C % 3) * 9 + i / C / 3];
             copy(lift_bias, a.lift_bias, C);
         } else {
-            const int gates = kTail ? a.map_count * C : C;
-            copy(gate, a.gate + image * gates, gates);
+            if (!kWindows) copy(gate, a.gate + image * gate_count(), gate_count());
             copy(hidden, a.pixel[0], kHidden * C);
             copy(hidden_bias, a.pixel[1], kHidden);
             copy(output, a.pixel[2], kHidden);
@@ -230,6 +262,26 @@ struct Stage {
                     copy16(staged + m * (kRows * kLanes * 2) + swizzled(p, i % 2), from, there);
                 }
             }
+            if (kWindows) fetch_gates(b);
+        }
+    }
+
+    // Gates of rows b .. b + 3 at the corners around the block's columns, linear between those above and below.
+    FAMKERN_DEVICE void fetch_gates(int64_t b) {
+        const int count = gate_count(), line = a.corners * count;
+        for (int i = int(threadIdx.x); i < kRows * line; i += kThreads) {
+            const int64_t y = b + i / line, column = (a.gate_columns > 1 ? first_cell : 0) + i % line / count;
+            if (!inside(y) || column >= a.gate_columns) continue;
+            const int64_t row = y + a.top + a.first_row;
+            const int above = a.gate_rows > 1 ? cell_at(row) : 0;
+            const float* corner =
+                a.gate + ((image * a.gate_rows + above) * a.gate_columns + column) * count + i % count;
+            float v = *corner;
+            if (a.gate_rows > 1) {
+                const float down = float(row - above * a.cell) / float(a.cell);
+                v += (corner[a.gate_columns * count] - v) * down;
+            }
+            gates[i] = v;
         }
     }
 
@@ -276,9 +328,9 @@ struct Stage {
     // v = z g pa(z g) + x; the tail: o pa(o), o = sum of w r.
     FAMKERN_DEVICE void attend(int p, float (&v)[C]) const {
         if (kTail) {
-            for (int m = 0; m < a.map_count; ++m) add_pixel(m, p, v, gate + m * C);
+            for (int m = 0; m < a.map_count; ++m) add_gated(m, p, v, m * C);
         } else {
-            add_pixel(1, p, v, gate);
+            add_gated(1, p, v, 0);
         }
         float logit = *output_bias;
         FAMKERN_UNROLL
@@ -292,6 +344,22 @@ struct Stage {
         FAMKERN_UNROLL
         for (int c = 0; c < C; ++c) v[c] *= attention;
         if (!kTail) add_pixel(0, p, v, nullptr);
+    }
+
+    // v += pixel p of staged map m, times its gates, which begin with number `first` of a corner.
+    FAMKERN_DEVICE void add_gated(int m, int p, float (&v)[C], int first) const {
+        if (!kWindows) return add_pixel(m, p, v, gate + first);
+        const int count = gate_count(), across = a.gate_columns > 1 ? pixel_cell - first_cell : 0;
+        const Four* corner = reinterpret_cast<Four*>(gates + (p / kLanes * a.corners + across) * count + first);
+        const Four* other = corner + (a.gate_columns > 1 ? count / 4 : 0);
+        float weights[C];
+        FAMKERN_UNROLL
+        for (int i = 0; i < C; i += 4) {
+            const Four from = corner[i / 4], to = other[i / 4];
+            FAMKERN_UNROLL
+            for (int k = 0; k < 4; ++k) weights[i + k] = from.v[k] + (to.v[k] - from.v[k]) * right;
+        }
+        add_pixel(m, p, v, weights);
     }
 
     // v += pixel p of staged map m, times its gate
@@ -353,7 +421,7 @@ struct Stage {
         constexpr bool kOut = kSkip || (kLast && !kTail);
         constexpr int kIndex = kGroup && !kSkip ? 1 : 0;
         const int g = int(threadIdx.x) % 32 / 4, q = int(threadIdx.x) % 4;
-        float total[4] = {};
+        float values[4][2];
         Chunk mine;  // both chunks of pixel g, then of g + 8: pairs that belong to this thread
         FAMKERN_UNROLL
         for (int part = 0; part < 4; ++part) {
@@ -375,10 +443,8 @@ struct Stage {
                 high += high_of<T>(pair);
             }
             mine.pairs[part] = there ? pack<T>(low, high) : 0;
-            if (kOut && own_lane(lane)) {
-                total[2 * half] += low;
-                total[2 * half + 1] += high;
-            }
+            values[part][0] = low;
+            values[part][1] = high;
         }
         const Chunk chunk = transposed(mine);  // thread q: chunk q % 2 of pixel g + q / 2 * 8
         const int lane = 16 * segment + g + q / 2 * 8;
@@ -388,13 +454,26 @@ struct Stage {
             store(reinterpret_cast<Chunk*>(static_cast<T*>(a.out[kIndex]) + image * a.out_stride[kIndex] +
                                            (y * a.width + begin + lane) * C + q % 2 * 8),
                   chunk);
-        FAMKERN_UNROLL
-        for (int i = 0; i < 4; ++i)
-            for (int mask = 4; mask < 32; mask *= 2) total[i] += other_lane(total[i], mask);
-        if (g == 0) {
+        for (int slot = 0; slot < slots(); ++slot) {
+            // The cell's first lane; one that begins after the warp's columns adds nothing.
+            const int64_t first = kWindows ? (warp_cell + slot) * a.cell - begin : 0;
+            float total[4] = {};
+            if (!kWindows || first < 16 * (segment + 1)) {
+                FAMKERN_UNROLL
+                for (int part = 0; part < 4; ++part) {
+                    const int lane = 16 * segment + g + part / 2 * 8;
+                    if (!own_lane(lane) || (kWindows && (lane < first || lane >= first + a.cell))) continue;
+                    total[part % 2 * 2] += values[part][0];
+                    total[part % 2 * 2 + 1] += values[part][1];
+                }
+                FAMKERN_UNROLL
+                for (int i = 0; i < 4; ++i)
+                    for (int mask = 4; mask < 32; mask *= 2) total[i] += other_lane(total[i], mask);
+            }
+            if (g != 0) continue;
+            float* to = sums + (((kIndex * kRows + r) * kSegments + segment) * slots() + slot) * C;
             FAMKERN_UNROLL
-            for (int i = 0; i < 4; ++i)
-                sums[((kIndex * kRows + r) * kSegments + segment) * C + i / 2 * 8 + 2 * q + i % 2] = total[i];
+            for (int i = 0; i < 4; ++i) to[i / 2 * 8 + 2 * q + i % 2] = total[i];
         }
     }
 
@@ -417,42 +496,57 @@ struct Stage {
     FAMKERN_DEVICE void add_sums(int64_t b) const {
         if (kTail) return;
         constexpr int kOuts = kKind == StageKind::group ? 2 : 1;
-        for (int i = int(threadIdx.x); i < kOuts * kRows * C; i += kThreads) {
-            const int index = i / (kRows * C), r = i / C % kRows, c = i % C;
+        for (int i = int(threadIdx.x); i < kOuts * kRows * parts() * C; i += kThreads) {
+            const int c = i % C, part = i / C % parts(), r = i / C / parts() % kRows, index = i / C / parts() / kRows;
             const int64_t y = b - (kGroup && index == 0 ? 1 : kLevels) + r;
             if (!own_row(y)) continue;
             float total = 0;
-            for (int segment = 0; segment < kSegments; ++segment)
-                total += sums[((index * kRows + r) * kSegments + segment) * C + c];
-            store(a.partial[index] + ((image * a.rows + y) * a.blocks + block) * C + c, total);
+            for (int segment = 0; segment < kSegments; ++segment) {
+                const int slot = kWindows ? own_cell() + part - cell_at(begin + 16 * segment) : 0;
+                if (slot < 0 || slot >= slots()) continue;
+                total += sums[(((index * kRows + r) * kSegments + segment) * slots() + slot) * C + c];
+            }
+            store(a.partial[index] + (((image * a.rows + y) * a.blocks + block) * parts() + part) * C + c, total);
         }
     }
 };
 
-template <StageKind kKind, class T>
+template <StageKind kKind, class T, bool kWindows>
 FAMKERN_KERNEL(kThreads, resident(kKind))
 stage_kernel(const Arguments a) {
-    Stage<kKind, T>(a).run();
+    Stage<kKind, T, kWindows>(a).run();
 }
 
-// sums (rows, C) = the sum of partial (rows, blocks, C) over the blocks, from left to right.
-FAMKERN_KERNEL(256, 1) sum_kernel(const float* partial, double* sums, int64_t rows, int64_t blocks) {
+struct Sums {
+    const float* partial;  // (rows, blocks, parts, C)
+    double* sums;          // (rows, cells, C)
+    int64_t rows, blocks, parts, cells, cell, width, own;
+};
+
+// Sums of cells: of the blocks that a cell meets, from left to right.
+FAMKERN_KERNEL(256, 1) sum_kernel(const Sums a) {
     const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    if (i >= rows * C) return;
+    if (i >= a.rows * a.cells * C) return;
+    const int64_t cell = i / C % a.cells, row = i / C / a.cells;
+    const int64_t end = (cell + 1) * a.cell < a.width ? (cell + 1) * a.cell : a.width;
     double total = 0;
-    for (int64_t block = 0; block < blocks; ++block) total += load(partial + (i / C * blocks + block) * C + i % C);
-    store(sums + i, total);
+    for (int64_t block = cell * a.cell / a.own; block * a.own < end; ++block) {
+        const int64_t part = cell - block * a.own / a.cell;
+        total += load(a.partial + ((row * a.blocks + block) * a.parts + part) * C + i % C);
+    }
+    store(a.sums + i, total);
 }
 
 // ---- calls
 // -----------------------------------------------------------------------------------------------------------
 
-int64_t blocks_of(const StageCall& call) {
-    const int64_t own = kLanes - 2 * call.convolutions;
-    return (call.width + own - 1) / own;
-}
+int64_t own_columns(const StageCall& call) { return kLanes - 2 * call.convolutions; }
 
-int64_t partial_floats(const StageCall& call) { return call.batch * call.rows * blocks_of(call) * C; }
+int64_t blocks_of(const StageCall& call) { return (call.width + own_columns(call) - 1) / own_columns(call); }
+
+int64_t parts_of(const StageCall& call) { return call.cells() == 1 ? 1 : cells_of(own_columns(call), call.cell); }
+
+int64_t partial_floats(const StageCall& call) { return call.batch * call.rows * blocks_of(call) * parts_of(call) * C; }
 
 // Rows of a run: all blocks are on the device at once, but a run is not so short that most of it is halo.
 int64_t run_of(const StageCall& call, int multiprocessors) {
@@ -466,8 +560,9 @@ int64_t run_of(const StageCall& call, int multiprocessors) {
 template <StageKind kKind, class T>
 int launch(const StageCall& call, const Arguments& a, void* stream) {
     const int64_t runs = (call.rows + a.run - 1) / a.run;
-    const int64_t shared = layout_of(kKind, call.convolutions, a.map_count).end;
-    const auto kernel = stage_kernel<kKind, T>;
+    const int64_t shared = layout_of(kKind, call.convolutions, a.map_count, a.corners, a.slots).end;
+    const bool windows = call.cells() > 1 || call.gate_rows > 1 || call.gate_columns > 1;
+    const auto kernel = windows ? stage_kernel<kKind, T, true> : stage_kernel<kKind, T, false>;
     return FAMKERN_LAUNCH(kernel, a.blocks * runs, call.batch, kThreads, shared, stream, a);
 }
 
@@ -505,6 +600,14 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
     a.mean = call.mean;
     a.std = call.std;
     a.gate = call.gate;
+    a.gate_rows = call.gate_rows;
+    a.gate_columns = call.gate_columns;
+    a.cell = call.cell < INT32_MAX ? call.cell : INT32_MAX;
+    a.first_row = call.first_row;
+    const bool windows = call.gate_rows > 1 || call.gate_columns > 1;
+    a.corners = windows ? call.gate_columns > 1 ? int(cells_of(kLanes, a.cell)) + 1 : 1 : 0;
+    a.slots = call.cells() > 1 ? int(cells_of(16, a.cell)) : 1;
+    a.parts = int(parts_of(call));
     for (int i = 0; i < 4; ++i) a.pixel[i] = call.pixel[i];
     a.lift = call.lift.weight;
     a.lift_bias = call.lift.bias;
@@ -528,11 +631,9 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
         call.storage == Storage::float16 ? launch_kind<Half>(call, a, stream) : launch_kind<BFloat>(call, a, stream);
     for (int i = 0; i < 2 && error == 0; ++i) {
         if (call.sums[i] == nullptr) continue;
-        const int64_t rows = call.batch * call.rows;
-        const float* of = a.partial[i];
-        double* sums = call.sums[i];
-        const int64_t blocks = a.blocks;
-        error = FAMKERN_LAUNCH(sum_kernel, (rows * C + 255) / 256, 1, 256, 0, stream, of, sums, rows, blocks);
+        const Sums of{a.partial[i], call.sums[i], call.batch * call.rows, a.blocks, a.parts, call.cells(),
+                      a.cell,       call.width,   own_columns(call)};
+        error = FAMKERN_LAUNCH(sum_kernel, (of.rows * of.cells * C + 255) / 256, 1, 256, 0, stream, of);
     }
     return error;
 }
