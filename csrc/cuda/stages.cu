@@ -640,13 +640,11 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
 
 #ifdef __CUDACC__
 int run_stage_on(int device, const StageCall& call, void* workspace, void* stream) {
-    int before = 0, multiprocessors = 0;
-    cudaError_t error = cudaGetDevice(&before);
-    if (error == cudaSuccess && device != before) error = cudaSetDevice(device);
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    int result = error == cudaSuccess ? run_stage(call, workspace, multiprocessors, stream) : int(error);
-    if (device != before) cudaSetDevice(before);
-    return result;
+    return on_device(device, [&] {
+        int multiprocessors = 0;
+        const cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+        return error == cudaSuccess ? run_stage(call, workspace, multiprocessors, stream) : int(error);
+    });
 }
 
 const char* error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }

@@ -25,7 +25,6 @@ from torch import Tensor
 from . import formulas, library
 
 CHANNELS = (16, 32, 64)
-LEAST_CAPABILITY = (8, 0)  # tensor cores with bfloat16, tested from there on
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _why_not_triton(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "its kernels for GPUs need Triton; pip install triton"
     capability = torch.cuda.get_device_capability(device)
-    if capability < LEAST_CAPABILITY:
+    if capability < library.LEAST_CAPABILITY:
         return f"its kernels need a GPU of compute capability 8.0, not {capability[0]}.{capability[1]}"
     return None
 

@@ -262,6 +262,16 @@ inline uint16_t bits_of(float value, BFloat) {  // to the nearest, ties to even
     return value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline float exponential(float x) { return std::exp(x); }
+inline float float_of(uint32_t word) {
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+inline uint32_t word_of(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    return word;
+}
 
 template <class T>
 void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {
