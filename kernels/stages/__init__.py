@@ -25,13 +25,15 @@ atomics. Nothing waits for the host. Intermediates in rings are rounded to the m
 Means over windows (famkern/engine/means.py): a lane interpolates its gates between the four corners of its cell, and a
 program adds its columns cell by cell. A switch at compilation, so that one mean for all costs what it did.
 
-    pieces      what kernels are made of            launch      tiles, checks, memory beside the maps
+    pieces      what kernels are made of            launch      checks, memory beside the maps
     programs    the kernels                         calls       the operators
+    tiles       how they are launched               measure     ... where that is measured
 
 The contracts are those of famkern/ops/{head,block,group,tail}.py.
 """
 
 from .calls import block_stage, group_stage, head_stage, last_group_stage, tail_stage
-from .launch import TILES, workspace_bytes
+from .launch import workspace_bytes
+from .tiles import TILES
 
 __all__ = ["TILES", "block_stage", "group_stage", "head_stage", "last_group_stage", "tail_stage", "workspace_bytes"]

@@ -1,9 +1,8 @@
-"""How the kernels of the stages are launched: tiles, checks, memory beside the maps."""
+"""How the kernels of the stages are launched: checks, and memory beside the maps."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from .pieces import MARGIN, ROWS
 from .programs import _block, _sum
+from .tiles import TILES, is_tuned, space, tile_for
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CHANNELS = (16, 32, 64)
@@ -23,41 +23,6 @@ SUM_BLOCKS = 32  # blocks of columns that `_sum` adds at a time, ...
 CELL_BLOCKS = 4  # ... and of one of several cells, which meets fewer
 SIZE = 2**31 - 1  # the kernels count columns, rows and cells in 32 bits
 LEAST_RUN = 32  # rows; shorter runs would recompute more than a sixth of their own
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """How the kernels of one width and precision are launched."""
-
-    lanes: int  # M
-    taps: int  # TAPS
-    warps: int
-    programs: int  # resident together on a multiprocessor
-    block_programs: int  # of the block stage, whose kernel has fewer registers
-    registers: int | None = None  # of a thread at most; the compiler's own choice may spill though there are more
-
-    @property
-    def options(self) -> dict[str, int | None]:
-        """Of a launch. One stage deep: a load of the next step must not move before the barrier."""
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
-
-    def over_windows(self) -> Tile:
-        """For means over windows, whose kernels need more registers."""
-        programs = {"programs": min(self.programs, 2), "block_programs": min(self.block_programs, 2)}
-        return dataclasses.replace(self, registers=None, **programs)
-
-
-# Chosen by what the compiler reports, without a measurement on a GPU: as many lanes as registers hold without spills, for
-# the halo costs 4 of M columns in a block stage and 6 at a group's end; then as many programs as registers allow, to which
-# tests/kernels holds them. Keys: channels, bytes of a map's number.
-TILES = {
-    (16, 2): Tile(lanes=128, taps=4, warps=4, programs=3, block_programs=4),
-    (32, 2): Tile(lanes=64, taps=2, warps=4, programs=3, block_programs=4),
-    (64, 2): Tile(lanes=64, taps=1, warps=4, programs=3, block_programs=3),
-    (16, 4): Tile(lanes=128, taps=1, warps=8, programs=1, block_programs=3),
-    (32, 4): Tile(lanes=64, taps=1, warps=4, programs=3, block_programs=3, registers=168),
-    (64, 4): Tile(lanes=64, taps=1, warps=8, programs=1, block_programs=1, registers=255),
-}
 
 
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -131,7 +96,7 @@ class _Launch:
         self.cell = max(1, min(cell, SIZE))
         self.cells = triton.cdiv(self.width, self.cell)
         _expect((self.B, self.rows, self.cells, self.C), torch.float64, *sums)
-        self.tile = TILES[self.C, self.dtype.itemsize]
+        self.tile = tile_for(self.C, self.dtype, picture.device)
         self.own = self.tile.lanes - 2 * reach
         self.blocks = triton.cdiv(self.width, self.own)
         self.parts = parts_of(self.own, self.width, self.cell)
@@ -214,12 +179,13 @@ def parts_of(own: int, width: int, cell: int) -> int:
 def workspace_bytes(rows: int, width: int, channels: int, cell: int, device: torch.device) -> int:
     """Bytes that a stage allocates at most for a band of `rows` rows, halo included, in the costliest dtype."""
     most = 0
-    for (C, itemsize), tile in TILES.items():
-        if channels == C:
-            blocks = triton.cdiv(width, tile.lanes - 2 * 3)
-            at_once = _multiprocessors(device) * max(tile.programs, tile.block_programs)
-            programs = max(blocks, min(at_once, blocks * triton.cdiv(rows, LEAST_RUN)))
-            rings = programs * ROWS.value * (tile.lanes + MARGIN.value) * 3 * C * itemsize  # of a group stage
-            sums = 2 * rows * blocks * parts_of(tile.lanes - 2, width, cell) * C * 4
-            most = max(most, rings + sums)
+    for (C, itemsize), default in TILES.items():
+        for tile in space(C, itemsize) if is_tuned() else [default]:
+            if channels == C:
+                blocks = triton.cdiv(width, tile.lanes - 2 * 3)
+                at_once = _multiprocessors(device) * max(tile.programs, tile.block_programs)
+                programs = max(blocks, min(at_once, blocks * triton.cdiv(rows, LEAST_RUN)))
+                rings = programs * ROWS.value * (tile.lanes + MARGIN.value) * 3 * C * itemsize  # of a group stage
+                sums = 2 * rows * blocks * parts_of(tile.lanes - 2, width, cell) * C * 4
+                most = max(most, rings + sums)
     return most + 4 * 9 * channels**2 * 4  # weights

@@ -214,6 +214,32 @@ def test_bands_and_runs_leave_the_bits_alone(kernels, cell, name, dtype, device,
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("cell", [0, 4])
+def test_every_tile_that_may_be_chosen_is_right(kernels, cell, device, monkeypatch) -> None:
+    if isinstance(kernels, types.SimpleNamespace):
+        pytest.skip("CUDA C++ has one tile")
+    case = Case("block", 16, HALF, 1, 2, 131, cell)
+    wanted, theirs = case.reference(torch.float64), case.reference(HALF)
+    candidates = kernels.tiles.space(16, 2)
+    for tile in candidates[-1:] if INTERPRETED else candidates:
+        monkeypatch.setitem(kernels.TILES, (16, 2), tile)
+        for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+            assert error(got, right) <= max(2 * error(half, right), torch.finfo(HALF).eps / 8 * float(right.norm()))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_tile_is_measured_on_a_block_stage(kernels, device, monkeypatch) -> None:
+    if isinstance(kernels, types.SimpleNamespace):
+        pytest.skip("CUDA C++ has one tile")
+    measure = pytest.importorskip("famkern.kernels.stages.measure")
+    if INTERPRETED:
+        monkeypatch.setattr(measure, "ROWS", 2)
+        monkeypatch.setattr(measure, "COLUMNS", 5)
+        monkeypatch.setattr(measure, "do_bench", lambda run, **_: run() or 0.5)
+    assert 0 < measure.block_stage(16, HALF, torch.device(device)) < 1000
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_pictures_of_a_batch_do_not_meet(kernels, device) -> None:
     case = Case("block", 16, HALF, 2, 2, 5)
     both = case.run(kernels, device)

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 from famkern.kernels import aot  # noqa: E402
-from famkern.kernels.stages import launch, programs  # noqa: E402
+from famkern.kernels.stages import launch, programs, tiles  # noqa: E402
 
 MAX_SHARED = 48 * 1024  # what every GPU gives a program without asking
 REGISTERS, SHARED = 65536, 227 * 1024  # of a multiprocessor of sm_90
@@ -45,7 +45,7 @@ LIMITS = {
 
 def arguments(name: str, C: int, element: str, windows: bool = False) -> dict[str, object]:
     """As the functions of famkern.kernels.stages launch a kernel."""
-    tile = launch.TILES[C, 4 if element == "*fp32" else 2]
+    tile = tiles.TILES[C, 4 if element == "*fp32" else 2]
     conv, last = (element, "*fp32"), name == "last_group"
     given = {
         "image": "*fp32",
@@ -67,8 +67,8 @@ def arguments(name: str, C: int, element: str, windows: bool = False) -> dict[st
     return {p.name: given.get(p.name, "i32") for p in KERNELS[name].params}
 
 
-def tile_of(C: int, element: str, windows: bool) -> launch.Tile:
-    tile = launch.TILES[C, 4 if element == "*fp32" else 2]
+def tile_of(C: int, element: str, windows: bool) -> tiles.Tile:
+    tile = tiles.TILES[C, 4 if element == "*fp32" else 2]
     return tile.over_windows() if windows else tile
 
 
@@ -116,7 +116,7 @@ def test_the_sum_over_blocks_compiles() -> None:
 
 def test_rings_are_read_after_they_were_written() -> None:
     """The compiler moves no load of a ring across the barrier that ends a step, nor reads one as a constant."""
-    code = aot.build(programs._block, arguments("block", 16, "*fp16"), capability=90, **launch.TILES[16, 2].options).asm
+    code = aot.build(programs._block, arguments("block", 16, "*fp16"), capability=90, **tiles.TILES[16, 2].options).asm
     assert "ld.global.nc" not in code["ptx"]
     body = code["ttgir"].split("scf.for", 1)[1]
     body = body[: body.index("scf.yield") if "scf.yield" in body else body.index("tt.return")]
