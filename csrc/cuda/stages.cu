@@ -37,18 +37,19 @@
 namespace famkern::cuda {
 namespace {
 
-constexpr int C = 16, kRows = 4, kRing = 8;
+constexpr int C = 16, kRows = 4, kRing = kRows + 2;  // rows of a step; of a ring: what a convolution reads at one
 constexpr int kLanes = 64, kSegments = kLanes / 16, kThreads = 32 * kSegments;
 constexpr int kPitch = kLanes + 2;  // pixels of a row in a ring: one more on either side
 constexpr int kHidden = C / 8;
 
-// Blocks that a multiprocessor has shared memory for (of an H100; others have less), and registers.
+// Blocks that a multiprocessor has registers for. It may have less shared memory: see fitting().
 FAMKERN_HOST_DEVICE constexpr int resident(StageKind kind) { return kind == StageKind::group ? 2 : 3; }
 
 struct Arguments {  // of a kernel
     const void* maps[kMostMaps];
     int64_t map_stride[kMostMaps];  // of images, in elements
     int map_count;
+    int direct;  // maps 0 .. direct - 1 are read where they are needed, the others copied ahead
     const float *picture, *mean, *std, *gate, *pixel[4], *lift, *lift_bias;
     int64_t gate_rows, gate_columns, cell, first_row;
     int64_t picture_stride;
@@ -73,17 +74,22 @@ struct Layout {
 
 constexpr int64_t kRingBytes = kRing * kPitch * C * 2, kStagedBytes = kRows * kLanes * C * 2;
 constexpr int64_t kPictureRows = kRows + 2, kPictureBytes = kPictureRows * kPitch * 3 * 4;
-constexpr int64_t kParameterFloats = 27 * C + C + kHidden * (C + 2) + 1 + kMostMaps * C + 6;
+constexpr int64_t kParameterFloats = kHidden * (C + 2) + 1 + kMostMaps * C + 6, kLiftFloats = 27 * C + C;
 
-FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps, int corners, int slots) {
-    const int staged = kind == StageKind::tail ? maps : 2;  // a group's skip is read where it is needed
+// Maps of the source; a group's skip is read where it is needed.
+FAMKERN_HOST_DEVICE constexpr int staged_of(StageKind kind, int maps) { return kind == StageKind::tail ? maps : 2; }
+
+FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps, int direct, int corners,
+                                               int slots) {
+    const int staged = staged_of(kind, maps) - direct;
+    const int sums = kind == StageKind::group ? 2 : kind == StageKind::tail ? 0 : 1;
     Layout at{};
     at.staged = at.rings + convolutions * kRingBytes;
     at.weights = at.staged + (kind == StageKind::head ? (kPictureBytes + 15) / 16 * 16 : staged * kStagedBytes);
     at.gates = at.weights + convolutions * 9 * C * C * 2;
     at.sums = at.gates + kRows * corners * (kind == StageKind::tail ? maps : 1) * C * 4;
-    at.parameters = at.sums + 2 * kRows * kSegments * slots * C * 4;
-    at.end = at.parameters + kParameterFloats * 4;
+    at.parameters = at.sums + sums * kRows * kSegments * slots * C * 4;
+    at.end = at.parameters + (kParameterFloats + (kind == StageKind::head ? kLiftFloats : 0)) * 4;
     return at;
 }
 
@@ -126,7 +132,7 @@ struct Stage {
 
     FAMKERN_DEVICE explicit Stage(const Arguments& a) : a(a) {
         char* memory = shared_memory();
-        const Layout at = layout_of(kKind, kLevels, a.map_count, kWindows ? a.corners : 0, slots());
+        const Layout at = layout_of(kKind, kLevels, a.map_count, a.direct, kWindows ? a.corners : 0, slots());
         rings = reinterpret_cast<Chunk*>(memory + at.rings);
         staged = reinterpret_cast<Chunk*>(memory + at.staged);
         picture = reinterpret_cast<float*>(memory + at.staged);
@@ -135,7 +141,7 @@ struct Stage {
         sums = reinterpret_cast<float*>(memory + at.sums);
         lift = reinterpret_cast<float*>(memory + at.parameters);
         lift_bias = lift + 27 * C;
-        hidden = lift_bias + C;
+        hidden = kHead ? lift_bias + C : lift;
         hidden_bias = hidden + kHidden * C;
         output = hidden_bias + kHidden;
         output_bias = output + kHidden;
@@ -173,7 +179,10 @@ struct Stage {
     }
 
     // Pixel `column` (-1 .. kLanes) of row y in a ring.
-    FAMKERN_DEVICE static int place(int64_t y, int column) { return int(y & (kRing - 1)) * kPitch + column + 1; }
+    FAMKERN_DEVICE int place(int64_t y, int column) const {
+        const uint32_t row = uint32_t(y - first_row + kLevels + kRing);  // rows above a run's first step are read
+        return int(row % kRing) * kPitch + column + 1;
+    }
     FAMKERN_DEVICE Chunk* ring(int level) const { return rings + level * (kRing * kPitch * 2); }
 
     FAMKERN_DEVICE void run() {
@@ -252,14 +261,14 @@ struct Stage {
                 for (int c = 0; c < 3; ++c) picture[3 * i + c] = there ? normalised(y, x, c) : 0.0f;
             }
         } else {
-            for (int m = 0; m < (kTail ? a.map_count : 2); ++m) {
+            for (int m = a.direct; m < staged_of(kKind, a.map_count); ++m) {
                 const T* map = static_cast<const T*>(a.maps[m]) + image * a.map_stride[m];
                 for (int i = int(threadIdx.x); i < kRows * kLanes * 2; i += kThreads) {
                     const int p = i / 2;
                     const int64_t y = b + p / kLanes, x = begin + p % kLanes;
                     const bool there = inside(y) && in_width(x);
                     const T* from = map + (there ? ((y + a.top) * a.width + x) * C + i % 2 * 8 : 0);
-                    copy16(staged + m * (kRows * kLanes * 2) + swizzled(p, i % 2), from, there);
+                    copy16(staged + (m - a.direct) * (kRows * kLanes * 2) + swizzled(p, i % 2), from, there);
                 }
             }
             if (kWindows) fetch_gates(b);
@@ -298,7 +307,7 @@ struct Stage {
                 if (kHead)
                     lift_pixel(p, v);
                 else
-                    attend(p, v);
+                    attend(p, ((y + a.top) * a.width + x) * C, v);
             }
             FAMKERN_UNROLL
             for (int half = 0; half < 2; ++half) {
@@ -326,11 +335,11 @@ struct Stage {
     }
 
     // v = z g pa(z g) + x; the tail: o pa(o), o = sum of w r.
-    FAMKERN_DEVICE void attend(int p, float (&v)[C]) const {
+    FAMKERN_DEVICE void attend(int p, int64_t at, float (&v)[C]) const {
         if (kTail) {
-            for (int m = 0; m < a.map_count; ++m) add_gated(m, p, v, m * C);
+            for (int m = 0; m < a.map_count; ++m) add_gated(m, p, at, v, m * C);
         } else {
-            add_gated(1, p, v, 0);
+            add_gated(1, p, at, v, 0);
         }
         float logit = *output_bias;
         FAMKERN_UNROLL
@@ -343,12 +352,12 @@ struct Stage {
         const float attention = 1.0f / (1.0f + exponential(-logit));
         FAMKERN_UNROLL
         for (int c = 0; c < C; ++c) v[c] *= attention;
-        if (!kTail) add_pixel(0, p, v, nullptr);
+        if (!kTail) add_pixel(0, p, at, v, nullptr);
     }
 
-    // v += pixel p of staged map m, times its gates, which begin with number `first` of a corner.
-    FAMKERN_DEVICE void add_gated(int m, int p, float (&v)[C], int first) const {
-        if (!kWindows) return add_pixel(m, p, v, gate + first);
+    // v += pixel p of map m, times its gates, which begin with number `first` of a corner.
+    FAMKERN_DEVICE void add_gated(int m, int p, int64_t at, float (&v)[C], int first) const {
+        if (!kWindows) return add_pixel(m, p, at, v, gate + first);
         const int count = gate_count(), across = a.gate_columns > 1 ? pixel_cell - first_cell : 0;
         const Four* corner = reinterpret_cast<Four*>(gates + (p / kLanes * a.corners + across) * count + first);
         const Four* other = corner + (a.gate_columns > 1 ? count / 4 : 0);
@@ -359,14 +368,16 @@ struct Stage {
             FAMKERN_UNROLL
             for (int k = 0; k < 4; ++k) weights[i + k] = from.v[k] + (to.v[k] - from.v[k]) * right;
         }
-        add_pixel(m, p, v, weights);
+        add_pixel(m, p, at, v, weights);
     }
 
-    // v += pixel p of staged map m, times its gate
-    FAMKERN_DEVICE void add_pixel(int m, int p, float (&v)[C], const float* gates) const {
+    // v += pixel p of map m, `at` in its image, times its gates
+    FAMKERN_DEVICE void add_pixel(int m, int p, int64_t at, float (&v)[C], const float* gates) const {
+        const T* map = static_cast<const T*>(a.maps[m]) + image * a.map_stride[m] + at;
         FAMKERN_UNROLL
         for (int half = 0; half < 2; ++half) {
-            const Chunk chunk = staged[m * (kRows * kLanes * 2) + swizzled(p, half)];
+            const Chunk chunk = m < a.direct ? load(reinterpret_cast<const Chunk*>(map) + half)
+                                             : staged[(m - a.direct) * (kRows * kLanes * 2) + swizzled(p, half)];
             FAMKERN_UNROLL
             for (int i = 0; i < 4; ++i) {
                 const int c = 8 * half + 2 * i;
@@ -548,10 +559,30 @@ int64_t parts_of(const StageCall& call) { return call.cells() == 1 ? 1 : cells_o
 
 int64_t partial_floats(const StageCall& call) { return call.batch * call.rows * blocks_of(call) * parts_of(call) * C; }
 
+int64_t shared_bytes(const StageCall& call, const Arguments& a) {
+    return layout_of(call.kind, call.convolutions, a.map_count, a.direct, a.corners, a.slots).end;
+}
+
+// Blocks that a multiprocessor has room for.
+int64_t fitting(const StageCall& call, const Arguments& a, const Device& device) {
+    constexpr int64_t kReserved = 1024;  // CUDA's own, for each block
+    const int64_t blocks = device.shared / (shared_bytes(call, a) + kReserved);
+    return blocks < 1 ? 1 : blocks < resident(call.kind) ? blocks : resident(call.kind);
+}
+
+// Maps that are not copied ahead: as few as let a second block reside, which works while the first one waits. GPUs with
+// 100 KiB (sm_86, sm_89, sm_120) have room for two blocks of a block stage or a tail only so.
+int direct_of(const StageCall& call, Arguments a, const Device& device) {
+    const int staged = call.kind == StageKind::head ? 0 : staged_of(call.kind, a.map_count);
+    for (a.direct = 0; a.direct < staged; ++a.direct)
+        if (fitting(call, a, device) > 1) return a.direct;
+    return 0;
+}
+
 // Rows of a run: all blocks are on the device at once, but a run is not so short that most of it is halo.
-int64_t run_of(const StageCall& call, int multiprocessors) {
+int64_t run_of(const StageCall& call, int64_t room) {
     constexpr int64_t kLeast = 32;
-    const int64_t room = int64_t(multiprocessors) * resident(call.kind), columns = blocks_of(call) * call.batch;
+    const int64_t columns = blocks_of(call) * call.batch;
     const int64_t runs = room / columns < 1 ? 1 : room / columns;
     const int64_t rows = (call.rows + runs - 1) / runs;
     return rows < kLeast ? kLeast : (rows + kRows - 1) / kRows * kRows;
@@ -560,7 +591,7 @@ int64_t run_of(const StageCall& call, int multiprocessors) {
 template <StageKind kKind, class T>
 int launch(const StageCall& call, const Arguments& a, void* stream) {
     const int64_t runs = (call.rows + a.run - 1) / a.run;
-    const int64_t shared = layout_of(kKind, call.convolutions, a.map_count, a.corners, a.slots).end;
+    const int64_t shared = shared_bytes(call, a);
     const bool windows = call.cells() > 1 || call.gate_rows > 1 || call.gate_columns > 1;
     const auto kernel = windows ? stage_kernel<kKind, T, true> : stage_kernel<kKind, T, false>;
     return FAMKERN_LAUNCH(kernel, a.blocks * runs, call.batch, kThreads, shared, stream, a);
@@ -590,7 +621,7 @@ int64_t workspace_bytes(const StageCall& call) {
     return 4 * floats;
 }
 
-int run_stage(const StageCall& call, void* workspace, int multiprocessors, void* stream) {
+int run_stage(const StageCall& call, void* workspace, const Device& device, void* stream) {
     Arguments a{};
     a.map_count = int(call.map_count);
     for (int64_t m = 0; m < call.map_count; ++m)
@@ -626,7 +657,8 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
     a.top = call.top;
     a.bottom = call.bottom;
     a.blocks = blocks_of(call);
-    a.run = run_of(call, multiprocessors);
+    a.direct = direct_of(call, a, device);
+    a.run = run_of(call, device.multiprocessors * fitting(call, a, device));
     int error =
         call.storage == Storage::float16 ? launch_kind<Half>(call, a, stream) : launch_kind<BFloat>(call, a, stream);
     for (int i = 0; i < 2 && error == 0; ++i) {
@@ -641,9 +673,11 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
 #ifdef __CUDACC__
 int run_stage_on(int device, const StageCall& call, void* workspace, void* stream) {
     return on_device(device, [&] {
-        int multiprocessors = 0;
-        const cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-        return error == cudaSuccess ? run_stage(call, workspace, multiprocessors, stream) : int(error);
+        int multiprocessors = 0, shared = 0;
+        cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+        if (error == cudaSuccess)
+            error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+        return error == cudaSuccess ? run_stage(call, workspace, {multiprocessors, shared}, stream) : int(error);
     });
 }
 

@@ -66,6 +66,7 @@ struct Traffic {
 };
 
 inline Traffic traffic;
+inline int64_t shared_bytes = 0;  // most that a launch asked for
 
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "emulated GPU: %s (block %u, %u)\n", what, grid.block.x, grid.block.y);
@@ -146,6 +147,7 @@ inline void run_block(int threads, int64_t shared) {
 
 inline int launch(int64_t blocks, int64_t images, int threads, int64_t shared, std::function<void()> body) {
     grid.body = std::move(body);
+    shared_bytes = shared > shared_bytes ? shared : shared_bytes;
     grid.blocks = {unsigned(blocks), unsigned(images), 1};
     for (int64_t i = 0; i < blocks * images; ++i) {
         const int64_t at = grid.backwards ? blocks * images - 1 - i : i;

@@ -20,11 +20,13 @@ void expect(bool holds, const std::string& what) {
 
 namespace {
 
-Run emulated(int multiprocessors, bool backwards) {
+constexpr int64_t kLarge = 227 << 10, kSmall = 100 << 10;  // shared memory of sm_90; of sm_86, sm_89
+
+Run emulated(int multiprocessors, bool backwards, int64_t shared = kLarge) {
     return [=](const StageCall& call) {
         cuda::emulator::grid.backwards = backwards;
         const Memory workspace(std::max<int64_t>(cuda::workspace_bytes(call), 4));
-        expect(cuda::run_stage(call, workspace.data(), multiprocessors, nullptr) == 0, "launches");
+        expect(cuda::run_stage(call, workspace.data(), {multiprocessors, shared}, nullptr) == 0, "launches");
     };
 }
 
@@ -85,6 +87,12 @@ void test_bits(const Stage& stage, Type type, int64_t batch, int64_t rows, int64
     const Results whole = computed(c, type, rows, 0, emulated(1, false));
     expect(computed(c, type, rows, 0, emulated(1, true)) == whole, name_of(c, type) + ": threads backwards");
     expect(computed(c, type, rows, 0, emulated(16, true)) == whole, name_of(c, type) + ": in more blocks");
+    cuda::emulator::shared_bytes = 0;
+    expect(computed(c, type, rows, 0, emulated(1, false, kSmall)) == whole,
+           name_of(c, type) + ": little shared memory");
+    const bool two = stage.kind != StageKind::group;  // blocks fit
+    expect((2 * (cuda::emulator::shared_bytes + 1024) <= kSmall) == two,
+           name_of(c, type) + ": blocks in little shared memory");
     for (int64_t band : {7, 24})
         expect(computed(c, type, band, stage.convolutions + c.head(), emulated(1, false)) == whole,
                name_of(c, type) + ": bands of " + std::to_string(band) + " rows");
