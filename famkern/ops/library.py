@@ -73,7 +73,7 @@ def why_not_compiled() -> str | None:
 
 @functools.cache
 def has_cuda_stages() -> bool:
-    """Whether the stages in CUDA C++ were built."""
+    """Whether the kernels in CUDA C++, of the stages and of the feature affinity, were built."""
     return _REASON is None and hasattr(ctypes.CDLL(str(COMPILED)), "famkern_has_cuda_stages")
 
 
