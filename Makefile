@@ -70,10 +70,11 @@ cross:
 # The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers.
 emulate:
 	@mkdir -p build/cuda
-	$(CXX) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -std=c++17 -Wall -Wextra -Icsrc \
-	    -Itests/native -Itests/cuda -DFAMKERN_ISA=portable -DFAMKERN_ISA_PORTABLE \
-	    -x c++ csrc/cuda/stages.cu tests/cuda/stages.cpp -o build/cuda/test
-	build/cuda/test
+	for test in affinity stages; do \
+	    $(CXX) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -std=c++17 -Wall -Wextra -Icsrc \
+	        -Itests/native -Itests/cuda -DFAMKERN_ISA=portable -DFAMKERN_ISA_PORTABLE \
+	        -x c++ csrc/cuda/$$test.cu tests/cuda/$$test.cpp -o build/cuda/$$test && build/cuda/$$test || exit 1; \
+	done
 
 # In a copy, so that the ordinary build stays as it is: first without torch, then the operators as Python calls them.
 SANITIZE := -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined

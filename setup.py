@@ -163,9 +163,10 @@ class NinjaBuild(build_ext):
                 "  depfile = $out.d",
                 "  deps = gcc",
                 "  description = compile $in for GPUs",
-                f"build stages.cuda.o: cuda {escape(CSRC / 'cuda/stages.cu')}",
             ]
-            kernels.append("stages.cuda.o")
+            for source in sorted((CSRC / "cuda").glob("*.cu")):
+                lines.append(f"build {source.stem}.cuda.o: cuda {escape(source)}")
+                kernels.append(f"{source.stem}.cuda.o")
         stable = f"-isystem {shlex.quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={TORCH_ABI}"
         stable += " -DFAMKERN_CUDA" if nvcc else ""
         for ext in targets:
@@ -205,7 +206,7 @@ setup(
     package_data={"famkern.models": ["weights/*"]},
     ext_modules=[
         Extension("famkern._cpu", ["csrc/cpu/features.cpp"]),
-        Extension("famkern._C", ["csrc/convolutions.cpp", "csrc/ops.cpp", "csrc/stages.cpp"]),
+        Extension("famkern._C", ["csrc/affinity_gpu.cpp", "csrc/convolutions.cpp", "csrc/ops.cpp", "csrc/stages.cpp"]),
     ],
     cmdclass={"build_ext": NinjaBuild},
 )

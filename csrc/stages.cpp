@@ -16,9 +16,8 @@
 #include "cpu/tasks.h"
 
 #ifdef FAMKERN_CUDA
-#include <dlfcn.h>
-
 #include "cuda/stages.h"
+#include "stream.h"
 #endif
 
 namespace famkern {
@@ -31,19 +30,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 #ifdef FAMKERN_CUDA
-// The current stream of a GPU. A torch without CUDA lacks the function, so it cannot be linked to.
-void* current_stream(int device) {
-    using Query = AOTITorchError (*)(int32_t, void**);
-    static const auto query = [] {
-        void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-        return reinterpret_cast<Query>(library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr);
-    }();
-    STD_TORCH_CHECK(query != nullptr, "libtorch_cuda.so does not say what the current stream is");
-    void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(query(device, &stream));
-    return stream;
-}
-
 void run_on_gpu(const StageCall& call, const Tensor& out) {
     STD_TORCH_CHECK(call.channels == 16 && call.storage != Storage::float32 && call.map_count <= cuda::kMostMaps,
                     "the stages in CUDA C++ have 16 channels, maps in float16 or bfloat16, and at most ",
@@ -179,8 +165,10 @@ StageCall begin(StageKind kind, const Tensor& out, Storage storage, int64_t chan
     call.bottom = bottom;
     STD_TORCH_CHECK(cell >= call.width || (cell >= kTileSide && cell % kTileSide == 0),
                     "cell: a multiple of 4, or the width or more, expected, not ", cell);
-    STD_TORCH_CHECK(first_row >= 0 && (call.device < 0 || cell >= call.width),
-                    "first_row: 0 or more expected; on a GPU one cell of the width");
+    constexpr int64_t kMost = INT32_MAX;  // the kernels for GPUs count them in 32 bits
+    STD_TORCH_CHECK(first_row >= 0, "first_row: 0 or more expected, not ", first_row);
+    STD_TORCH_CHECK(call.device < 0 || (call.width < kMost && first_row + top + call.rows + bottom < kMost),
+                    "fewer than 2^31 rows and columns expected on a GPU");
     call.cell = std::max<int64_t>(cell, 1);
     call.first_row = first_row;
     return call;

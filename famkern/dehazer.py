@@ -236,8 +236,7 @@ class Dehazer:
 
     def _plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
         dtype, compute = self._precision(device)
-        over_parts = self.window is not None and self.window < max(height, width)
-        way = route.choose(device, self._numbers["channels"], compute, windows=over_parts)
+        way = route.choose(device, self._numbers["channels"], compute)
         return engine.make_plan(
             self._line(compute, device),
             height,

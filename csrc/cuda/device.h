@@ -93,6 +93,19 @@ FAMKERN_DEVICE uint16_t bits_of(float value, BFloat) { return __bfloat16_as_usho
 FAMKERN_DEVICE float value_of(Half h) { return __half2float(__ushort_as_half(h.bits)); }
 FAMKERN_DEVICE float value_of(BFloat b) { return __uint_as_float(uint32_t(b.bits) << 16); }
 FAMKERN_DEVICE float exponential(float x) { return __expf(x); }
+FAMKERN_DEVICE float float_of(uint32_t word) { return __uint_as_float(word); }
+FAMKERN_DEVICE uint32_t word_of(float value) { return __float_as_uint(value); }
+
+// run() with this device as the current one: 0, or CUDA's error.
+template <class Run>
+int on_device(int device, const Run& run) {
+    int before = 0;
+    cudaError_t error = cudaGetDevice(&before);
+    if (error == cudaSuccess && device != before) error = cudaSetDevice(device);
+    const int result = error == cudaSuccess ? run() : int(error);
+    if (device != before) cudaSetDevice(before);
+    return result;
+}
 
 #define FAMKERN_LAUNCH(kernel, blocks, images, threads, shared, stream, ...)                                           \
     (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),                           \
@@ -117,6 +130,9 @@ FAMKERN_DEVICE float high_of(uint32_t pair) {
 
 struct alignas(16) Chunk {  // eight numbers of 16 bits: what one instruction moves
     uint32_t pairs[4];
+};
+struct alignas(16) Four {
+    float v[4];
 };
 
 }  // namespace famkern::cuda

@@ -22,55 +22,74 @@
 //   last_group   the same                         r = conv(x') + skip -> out
 //   tail         o = sum of w r, o pa(o)          post1,  clamp(post2 + normalised picture)
 //
-// The same bits whatever the band, the run and the batch: a pixel's arithmetic does not depend on its row, columns of
-// blocks are anchored at the picture's left, sums are added in one order, without atomics.
+// Where means are over windows (kWindows), a channel's gate is linear between the corners of cells, and sums are taken
+// over the columns of each cell. Gates of the step's rows at the corners around the block's columns lie in shared
+// memory; a warp adds its columns cell by cell, a block its warps, and a small kernel the blocks that a cell meets.
+//
+//     columns      |<- cell 0 ->|<- cell 1 ->|<- ...        corners between them
+//     a block          |<- 16 ->|<- 16 ->|<- ...            a warp's columns meet two cells, or one
+//
+// The same bits whatever the band, the run and the batch: a pixel's arithmetic depends on its row through the gate
+// alone, columns of blocks are anchored at the picture's left, sums are added in one order, without atomics.
 #include "cuda/device.h"
 #include "cuda/stages.h"
 
 namespace famkern::cuda {
 namespace {
 
-constexpr int C = 16, kRows = 4, kRing = 8;
+constexpr int C = 16, kRows = 4, kRing = kRows + 2;  // rows of a step; of a ring: what a convolution reads at one
 constexpr int kLanes = 64, kSegments = kLanes / 16, kThreads = 32 * kSegments;
 constexpr int kPitch = kLanes + 2;  // pixels of a row in a ring: one more on either side
 constexpr int kHidden = C / 8;
 
-// Blocks that a multiprocessor has shared memory for (of an H100; others have less), and registers.
+// Blocks that a multiprocessor has registers for. It may have less shared memory: see fitting().
 FAMKERN_HOST_DEVICE constexpr int resident(StageKind kind) { return kind == StageKind::group ? 2 : 3; }
 
 struct Arguments {  // of a kernel
     const void* maps[kMostMaps];
     int64_t map_stride[kMostMaps];  // of images, in elements
     int map_count;
+    int direct;  // maps 0 .. direct - 1 are read where they are needed, the others copied ahead
     const float *picture, *mean, *std, *gate, *pixel[4], *lift, *lift_bias;
+    int64_t gate_rows, gate_columns, cell, first_row;
     int64_t picture_stride;
     const float *weight[kMaxConvolutions], *bias[kMaxConvolutions];
     void *out_x, *out[2];
     int64_t out_x_stride, out_stride[2];
-    float* partial[2];  // (B, rows, blocks, C): sums of out[i] over the columns of a block
+    float* partial[2];  // (B, rows, blocks, parts, C): sums of out[i] over the columns of a block, by cells
     int64_t rows, width, top, bottom, blocks, run;
+    int corners, slots, parts;  // along a row: of a block; cells that a warp's, and a block's own columns meet, at most
 };
+
+// Cells that so many columns beside each other meet, at most.
+constexpr int64_t cells_of(int64_t columns, int64_t cell) { return (columns + cell - 2) / cell + 1; }
 
 // ---- shared memory
 // ---------------------------------------------------------------------------------------------------
 
 // Where a kernel's arrays lie in shared memory, in bytes.
 struct Layout {
-    int64_t rings, staged, weights, parameters, sums, end;
+    int64_t rings, staged, weights, gates, sums, parameters, end;
 };
 
 constexpr int64_t kRingBytes = kRing * kPitch * C * 2, kStagedBytes = kRows * kLanes * C * 2;
 constexpr int64_t kPictureRows = kRows + 2, kPictureBytes = kPictureRows * kPitch * 3 * 4;
-constexpr int64_t kParameterFloats = 27 * C + C + kHidden * (C + 2) + 1 + kMostMaps * C + 6;
+constexpr int64_t kParameterFloats = kHidden * (C + 2) + 1 + kMostMaps * C + 6, kLiftFloats = 27 * C + C;
 
-FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps) {
-    const int staged = kind == StageKind::tail ? maps : 2;  // a group's skip is read where it is needed
+// Maps of the source; a group's skip is read where it is needed.
+FAMKERN_HOST_DEVICE constexpr int staged_of(StageKind kind, int maps) { return kind == StageKind::tail ? maps : 2; }
+
+FAMKERN_HOST_DEVICE constexpr Layout layout_of(StageKind kind, int convolutions, int maps, int direct, int corners,
+                                               int slots) {
+    const int staged = staged_of(kind, maps) - direct;
+    const int sums = kind == StageKind::group ? 2 : kind == StageKind::tail ? 0 : 1;
     Layout at{};
     at.staged = at.rings + convolutions * kRingBytes;
     at.weights = at.staged + (kind == StageKind::head ? (kPictureBytes + 15) / 16 * 16 : staged * kStagedBytes);
-    at.sums = at.weights + convolutions * 9 * C * C * 2;
-    at.parameters = at.sums + 2 * kRows * kSegments * C * 4;
-    at.end = at.parameters + kParameterFloats * 4;
+    at.gates = at.weights + convolutions * 9 * C * C * 2;
+    at.sums = at.gates + kRows * corners * (kind == StageKind::tail ? maps : 1) * C * 4;
+    at.parameters = at.sums + sums * kRows * kSegments * slots * C * 4;
+    at.end = at.parameters + (kParameterFloats + (kind == StageKind::head ? kLiftFloats : 0)) * 4;
     return at;
 }
 
@@ -96,7 +115,7 @@ FAMKERN_DEVICE Chunk transposed(Chunk v) {
 // ---- a stage
 // ---------------------------------------------------------------------------------------------------------
 
-template <StageKind kKind, class T>
+template <StageKind kKind, class T, bool kWindows>
 struct Stage {
     static constexpr bool kHead = kKind == StageKind::head, kTail = kKind == StageKind::tail;
     static constexpr bool kGroup = kKind == StageKind::group || kKind == StageKind::last_group;
@@ -104,20 +123,25 @@ struct Stage {
 
     const Arguments& a;
     Chunk *rings, *staged, *weights;
-    float *picture, *sums, *lift, *lift_bias, *hidden, *hidden_bias, *output, *output_bias, *gate, *mean, *std;
+    float *picture, *gates, *sums, *lift, *lift_bias, *hidden, *hidden_bias, *output, *output_bias, *gate, *mean, *std;
     int64_t image, block, first_row, end_row, begin, end_inside;
+    // With windows: the cell of the block's first column, of this warp's first column and of this thread's pixels, in
+    // which they lie `right` of the way from corner to corner.
+    int first_cell = 0, warp_cell = 0, pixel_cell = 0;
+    float right = 0;
 
     FAMKERN_DEVICE explicit Stage(const Arguments& a) : a(a) {
         char* memory = shared_memory();
-        const Layout at = layout_of(kKind, kLevels, a.map_count);
+        const Layout at = layout_of(kKind, kLevels, a.map_count, a.direct, kWindows ? a.corners : 0, slots());
         rings = reinterpret_cast<Chunk*>(memory + at.rings);
         staged = reinterpret_cast<Chunk*>(memory + at.staged);
         picture = reinterpret_cast<float*>(memory + at.staged);
         weights = reinterpret_cast<Chunk*>(memory + at.weights);
+        gates = reinterpret_cast<float*>(memory + at.gates);
         sums = reinterpret_cast<float*>(memory + at.sums);
         lift = reinterpret_cast<float*>(memory + at.parameters);
         lift_bias = lift + 27 * C;
-        hidden = lift_bias + C;
+        hidden = kHead ? lift_bias + C : lift;
         hidden_bias = hidden + kHidden * C;
         output = hidden_bias + kHidden;
         output_bias = output + kHidden;
@@ -130,7 +154,22 @@ struct Stage {
         end_row = first_row + a.run < a.rows ? first_row + a.run : a.rows;
         begin = block * (kLanes - 2 * kLevels) - kLevels;
         end_inside = a.rows + a.bottom;
+        if (kWindows) {
+            const int64_t x = begin + threadIdx.x % kLanes;
+            first_cell = cell_at(begin);
+            warp_cell = cell_at(begin + threadIdx.x / 32 * 16);
+            pixel_cell = cell_at(x);
+            if (a.gate_columns > 1) right = float(x - pixel_cell * a.cell) / float(a.cell);
+        }
     }
+
+    // The cell of the block's own first column.
+    FAMKERN_DEVICE int own_cell() const { return cell_at(begin + kLevels); }
+    FAMKERN_DEVICE int slots() const { return kWindows ? a.slots : 1; }
+    FAMKERN_DEVICE int parts() const { return kWindows ? a.parts : 1; }
+    FAMKERN_DEVICE int gate_count() const { return kTail ? a.map_count * C : C; }  // at a corner
+    // The cell of a column or row; columns left of the picture count to the first. Both are under 2^31.
+    FAMKERN_DEVICE int cell_at(int64_t i) const { return i < 0 ? 0 : int(uint32_t(i) / uint32_t(a.cell)); }
 
     FAMKERN_DEVICE bool inside(int64_t y) const { return y >= -a.top && y < end_inside; }
     FAMKERN_DEVICE bool in_width(int64_t x) const { return x >= 0 && x < a.width; }
@@ -140,7 +179,10 @@ struct Stage {
     }
 
     // Pixel `column` (-1 .. kLanes) of row y in a ring.
-    FAMKERN_DEVICE static int place(int64_t y, int column) { return int(y & (kRing - 1)) * kPitch + column + 1; }
+    FAMKERN_DEVICE int place(int64_t y, int column) const {
+        const uint32_t row = uint32_t(y - first_row + kLevels + kRing);  // rows above a run's first step are read
+        return int(row % kRing) * kPitch + column + 1;
+    }
     FAMKERN_DEVICE Chunk* ring(int level) const { return rings + level * (kRing * kPitch * 2); }
 
     FAMKERN_DEVICE void run() {
@@ -183,8 +225,7 @@ struct Stage {
             for (int i = t; i < 27 * C; i += kThreads) lift[i] = a.lift[(i % C * 3 + i / C % 3) * 9 + i / C / 3];
             copy(lift_bias, a.lift_bias, C);
         } else {
-            const int gates = kTail ? a.map_count * C : C;
-            copy(gate, a.gate + image * gates, gates);
+            if (!kWindows) copy(gate, a.gate + image * gate_count(), gate_count());
             copy(hidden, a.pixel[0], kHidden * C);
             copy(hidden_bias, a.pixel[1], kHidden);
             copy(output, a.pixel[2], kHidden);
@@ -220,16 +261,36 @@ struct Stage {
                 for (int c = 0; c < 3; ++c) picture[3 * i + c] = there ? normalised(y, x, c) : 0.0f;
             }
         } else {
-            for (int m = 0; m < (kTail ? a.map_count : 2); ++m) {
+            for (int m = a.direct; m < staged_of(kKind, a.map_count); ++m) {
                 const T* map = static_cast<const T*>(a.maps[m]) + image * a.map_stride[m];
                 for (int i = int(threadIdx.x); i < kRows * kLanes * 2; i += kThreads) {
                     const int p = i / 2;
                     const int64_t y = b + p / kLanes, x = begin + p % kLanes;
                     const bool there = inside(y) && in_width(x);
                     const T* from = map + (there ? ((y + a.top) * a.width + x) * C + i % 2 * 8 : 0);
-                    copy16(staged + m * (kRows * kLanes * 2) + swizzled(p, i % 2), from, there);
+                    copy16(staged + (m - a.direct) * (kRows * kLanes * 2) + swizzled(p, i % 2), from, there);
                 }
             }
+            if (kWindows) fetch_gates(b);
+        }
+    }
+
+    // Gates of rows b .. b + 3 at the corners around the block's columns, linear between those above and below.
+    FAMKERN_DEVICE void fetch_gates(int64_t b) {
+        const int count = gate_count(), line = a.corners * count;
+        for (int i = int(threadIdx.x); i < kRows * line; i += kThreads) {
+            const int64_t y = b + i / line, column = (a.gate_columns > 1 ? first_cell : 0) + i % line / count;
+            if (!inside(y) || column >= a.gate_columns) continue;
+            const int64_t row = y + a.top + a.first_row;
+            const int above = a.gate_rows > 1 ? cell_at(row) : 0;
+            const float* corner =
+                a.gate + ((image * a.gate_rows + above) * a.gate_columns + column) * count + i % count;
+            float v = *corner;
+            if (a.gate_rows > 1) {
+                const float down = float(row - above * a.cell) / float(a.cell);
+                v += (corner[a.gate_columns * count] - v) * down;
+            }
+            gates[i] = v;
         }
     }
 
@@ -246,7 +307,7 @@ struct Stage {
                 if (kHead)
                     lift_pixel(p, v);
                 else
-                    attend(p, v);
+                    attend(p, ((y + a.top) * a.width + x) * C, v);
             }
             FAMKERN_UNROLL
             for (int half = 0; half < 2; ++half) {
@@ -274,11 +335,11 @@ struct Stage {
     }
 
     // v = z g pa(z g) + x; the tail: o pa(o), o = sum of w r.
-    FAMKERN_DEVICE void attend(int p, float (&v)[C]) const {
+    FAMKERN_DEVICE void attend(int p, int64_t at, float (&v)[C]) const {
         if (kTail) {
-            for (int m = 0; m < a.map_count; ++m) add_pixel(m, p, v, gate + m * C);
+            for (int m = 0; m < a.map_count; ++m) add_gated(m, p, at, v, m * C);
         } else {
-            add_pixel(1, p, v, gate);
+            add_gated(1, p, at, v, 0);
         }
         float logit = *output_bias;
         FAMKERN_UNROLL
@@ -291,14 +352,32 @@ struct Stage {
         const float attention = 1.0f / (1.0f + exponential(-logit));
         FAMKERN_UNROLL
         for (int c = 0; c < C; ++c) v[c] *= attention;
-        if (!kTail) add_pixel(0, p, v, nullptr);
+        if (!kTail) add_pixel(0, p, at, v, nullptr);
     }
 
-    // v += pixel p of staged map m, times its gate
-    FAMKERN_DEVICE void add_pixel(int m, int p, float (&v)[C], const float* gates) const {
+    // v += pixel p of map m, times its gates, which begin with number `first` of a corner.
+    FAMKERN_DEVICE void add_gated(int m, int p, int64_t at, float (&v)[C], int first) const {
+        if (!kWindows) return add_pixel(m, p, at, v, gate + first);
+        const int count = gate_count(), across = a.gate_columns > 1 ? pixel_cell - first_cell : 0;
+        const Four* corner = reinterpret_cast<Four*>(gates + (p / kLanes * a.corners + across) * count + first);
+        const Four* other = corner + (a.gate_columns > 1 ? count / 4 : 0);
+        float weights[C];
+        FAMKERN_UNROLL
+        for (int i = 0; i < C; i += 4) {
+            const Four from = corner[i / 4], to = other[i / 4];
+            FAMKERN_UNROLL
+            for (int k = 0; k < 4; ++k) weights[i + k] = from.v[k] + (to.v[k] - from.v[k]) * right;
+        }
+        add_pixel(m, p, at, v, weights);
+    }
+
+    // v += pixel p of map m, `at` in its image, times its gates
+    FAMKERN_DEVICE void add_pixel(int m, int p, int64_t at, float (&v)[C], const float* gates) const {
+        const T* map = static_cast<const T*>(a.maps[m]) + image * a.map_stride[m] + at;
         FAMKERN_UNROLL
         for (int half = 0; half < 2; ++half) {
-            const Chunk chunk = staged[m * (kRows * kLanes * 2) + swizzled(p, half)];
+            const Chunk chunk = m < a.direct ? load(reinterpret_cast<const Chunk*>(map) + half)
+                                             : staged[(m - a.direct) * (kRows * kLanes * 2) + swizzled(p, half)];
             FAMKERN_UNROLL
             for (int i = 0; i < 4; ++i) {
                 const int c = 8 * half + 2 * i;
@@ -353,7 +432,7 @@ struct Stage {
         constexpr bool kOut = kSkip || (kLast && !kTail);
         constexpr int kIndex = kGroup && !kSkip ? 1 : 0;
         const int g = int(threadIdx.x) % 32 / 4, q = int(threadIdx.x) % 4;
-        float total[4] = {};
+        float values[4][2];
         Chunk mine;  // both chunks of pixel g, then of g + 8: pairs that belong to this thread
         FAMKERN_UNROLL
         for (int part = 0; part < 4; ++part) {
@@ -375,10 +454,8 @@ struct Stage {
                 high += high_of<T>(pair);
             }
             mine.pairs[part] = there ? pack<T>(low, high) : 0;
-            if (kOut && own_lane(lane)) {
-                total[2 * half] += low;
-                total[2 * half + 1] += high;
-            }
+            values[part][0] = low;
+            values[part][1] = high;
         }
         const Chunk chunk = transposed(mine);  // thread q: chunk q % 2 of pixel g + q / 2 * 8
         const int lane = 16 * segment + g + q / 2 * 8;
@@ -388,13 +465,26 @@ struct Stage {
             store(reinterpret_cast<Chunk*>(static_cast<T*>(a.out[kIndex]) + image * a.out_stride[kIndex] +
                                            (y * a.width + begin + lane) * C + q % 2 * 8),
                   chunk);
-        FAMKERN_UNROLL
-        for (int i = 0; i < 4; ++i)
-            for (int mask = 4; mask < 32; mask *= 2) total[i] += other_lane(total[i], mask);
-        if (g == 0) {
+        for (int slot = 0; slot < slots(); ++slot) {
+            // The cell's first lane; one that begins after the warp's columns adds nothing.
+            const int64_t first = kWindows ? (warp_cell + slot) * a.cell - begin : 0;
+            float total[4] = {};
+            if (!kWindows || first < 16 * (segment + 1)) {
+                FAMKERN_UNROLL
+                for (int part = 0; part < 4; ++part) {
+                    const int lane = 16 * segment + g + part / 2 * 8;
+                    if (!own_lane(lane) || (kWindows && (lane < first || lane >= first + a.cell))) continue;
+                    total[part % 2 * 2] += values[part][0];
+                    total[part % 2 * 2 + 1] += values[part][1];
+                }
+                FAMKERN_UNROLL
+                for (int i = 0; i < 4; ++i)
+                    for (int mask = 4; mask < 32; mask *= 2) total[i] += other_lane(total[i], mask);
+            }
+            if (g != 0) continue;
+            float* to = sums + (((kIndex * kRows + r) * kSegments + segment) * slots() + slot) * C;
             FAMKERN_UNROLL
-            for (int i = 0; i < 4; ++i)
-                sums[((kIndex * kRows + r) * kSegments + segment) * C + i / 2 * 8 + 2 * q + i % 2] = total[i];
+            for (int i = 0; i < 4; ++i) to[i / 2 * 8 + 2 * q + i % 2] = total[i];
         }
     }
 
@@ -417,47 +507,82 @@ struct Stage {
     FAMKERN_DEVICE void add_sums(int64_t b) const {
         if (kTail) return;
         constexpr int kOuts = kKind == StageKind::group ? 2 : 1;
-        for (int i = int(threadIdx.x); i < kOuts * kRows * C; i += kThreads) {
-            const int index = i / (kRows * C), r = i / C % kRows, c = i % C;
+        for (int i = int(threadIdx.x); i < kOuts * kRows * parts() * C; i += kThreads) {
+            const int c = i % C, part = i / C % parts(), r = i / C / parts() % kRows, index = i / C / parts() / kRows;
             const int64_t y = b - (kGroup && index == 0 ? 1 : kLevels) + r;
             if (!own_row(y)) continue;
             float total = 0;
-            for (int segment = 0; segment < kSegments; ++segment)
-                total += sums[((index * kRows + r) * kSegments + segment) * C + c];
-            store(a.partial[index] + ((image * a.rows + y) * a.blocks + block) * C + c, total);
+            for (int segment = 0; segment < kSegments; ++segment) {
+                const int slot = kWindows ? own_cell() + part - cell_at(begin + 16 * segment) : 0;
+                if (slot < 0 || slot >= slots()) continue;
+                total += sums[(((index * kRows + r) * kSegments + segment) * slots() + slot) * C + c];
+            }
+            store(a.partial[index] + (((image * a.rows + y) * a.blocks + block) * parts() + part) * C + c, total);
         }
     }
 };
 
-template <StageKind kKind, class T>
+template <StageKind kKind, class T, bool kWindows>
 FAMKERN_KERNEL(kThreads, resident(kKind))
 stage_kernel(const Arguments a) {
-    Stage<kKind, T>(a).run();
+    Stage<kKind, T, kWindows>(a).run();
 }
 
-// sums (rows, C) = the sum of partial (rows, blocks, C) over the blocks, from left to right.
-FAMKERN_KERNEL(256, 1) sum_kernel(const float* partial, double* sums, int64_t rows, int64_t blocks) {
+struct Sums {
+    const float* partial;  // (rows, blocks, parts, C)
+    double* sums;          // (rows, cells, C)
+    int64_t rows, blocks, parts, cells, cell, width, own;
+};
+
+// Sums of cells: of the blocks that a cell meets, from left to right.
+FAMKERN_KERNEL(256, 1) sum_kernel(const Sums a) {
     const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
-    if (i >= rows * C) return;
+    if (i >= a.rows * a.cells * C) return;
+    const int64_t cell = i / C % a.cells, row = i / C / a.cells;
+    const int64_t end = (cell + 1) * a.cell < a.width ? (cell + 1) * a.cell : a.width;
     double total = 0;
-    for (int64_t block = 0; block < blocks; ++block) total += load(partial + (i / C * blocks + block) * C + i % C);
-    store(sums + i, total);
+    for (int64_t block = cell * a.cell / a.own; block * a.own < end; ++block) {
+        const int64_t part = cell - block * a.own / a.cell;
+        total += load(a.partial + ((row * a.blocks + block) * a.parts + part) * C + i % C);
+    }
+    store(a.sums + i, total);
 }
 
 // ---- calls
 // -----------------------------------------------------------------------------------------------------------
 
-int64_t blocks_of(const StageCall& call) {
-    const int64_t own = kLanes - 2 * call.convolutions;
-    return (call.width + own - 1) / own;
+int64_t own_columns(const StageCall& call) { return kLanes - 2 * call.convolutions; }
+
+int64_t blocks_of(const StageCall& call) { return (call.width + own_columns(call) - 1) / own_columns(call); }
+
+int64_t parts_of(const StageCall& call) { return call.cells() == 1 ? 1 : cells_of(own_columns(call), call.cell); }
+
+int64_t partial_floats(const StageCall& call) { return call.batch * call.rows * blocks_of(call) * parts_of(call) * C; }
+
+int64_t shared_bytes(const StageCall& call, const Arguments& a) {
+    return layout_of(call.kind, call.convolutions, a.map_count, a.direct, a.corners, a.slots).end;
 }
 
-int64_t partial_floats(const StageCall& call) { return call.batch * call.rows * blocks_of(call) * C; }
+// Blocks that a multiprocessor has room for.
+int64_t fitting(const StageCall& call, const Arguments& a, const Device& device) {
+    constexpr int64_t kReserved = 1024;  // CUDA's own, for each block
+    const int64_t blocks = device.shared / (shared_bytes(call, a) + kReserved);
+    return blocks < 1 ? 1 : blocks < resident(call.kind) ? blocks : resident(call.kind);
+}
+
+// Maps that are not copied ahead: as few as let a second block reside, which works while the first one waits. GPUs with
+// 100 KiB (sm_86, sm_89, sm_120) have room for two blocks of a block stage or a tail only so.
+int direct_of(const StageCall& call, Arguments a, const Device& device) {
+    const int staged = call.kind == StageKind::head ? 0 : staged_of(call.kind, a.map_count);
+    for (a.direct = 0; a.direct < staged; ++a.direct)
+        if (fitting(call, a, device) > 1) return a.direct;
+    return 0;
+}
 
 // Rows of a run: all blocks are on the device at once, but a run is not so short that most of it is halo.
-int64_t run_of(const StageCall& call, int multiprocessors) {
+int64_t run_of(const StageCall& call, int64_t room) {
     constexpr int64_t kLeast = 32;
-    const int64_t room = int64_t(multiprocessors) * resident(call.kind), columns = blocks_of(call) * call.batch;
+    const int64_t columns = blocks_of(call) * call.batch;
     const int64_t runs = room / columns < 1 ? 1 : room / columns;
     const int64_t rows = (call.rows + runs - 1) / runs;
     return rows < kLeast ? kLeast : (rows + kRows - 1) / kRows * kRows;
@@ -466,8 +591,9 @@ int64_t run_of(const StageCall& call, int multiprocessors) {
 template <StageKind kKind, class T>
 int launch(const StageCall& call, const Arguments& a, void* stream) {
     const int64_t runs = (call.rows + a.run - 1) / a.run;
-    const int64_t shared = layout_of(kKind, call.convolutions, a.map_count).end;
-    const auto kernel = stage_kernel<kKind, T>;
+    const int64_t shared = shared_bytes(call, a);
+    const bool windows = call.cells() > 1 || call.gate_rows > 1 || call.gate_columns > 1;
+    const auto kernel = windows ? stage_kernel<kKind, T, true> : stage_kernel<kKind, T, false>;
     return FAMKERN_LAUNCH(kernel, a.blocks * runs, call.batch, kThreads, shared, stream, a);
 }
 
@@ -495,7 +621,7 @@ int64_t workspace_bytes(const StageCall& call) {
     return 4 * floats;
 }
 
-int run_stage(const StageCall& call, void* workspace, int multiprocessors, void* stream) {
+int run_stage(const StageCall& call, void* workspace, const Device& device, void* stream) {
     Arguments a{};
     a.map_count = int(call.map_count);
     for (int64_t m = 0; m < call.map_count; ++m)
@@ -505,6 +631,14 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
     a.mean = call.mean;
     a.std = call.std;
     a.gate = call.gate;
+    a.gate_rows = call.gate_rows;
+    a.gate_columns = call.gate_columns;
+    a.cell = call.cell < INT32_MAX ? call.cell : INT32_MAX;
+    a.first_row = call.first_row;
+    const bool windows = call.gate_rows > 1 || call.gate_columns > 1;
+    a.corners = windows ? call.gate_columns > 1 ? int(cells_of(kLanes, a.cell)) + 1 : 1 : 0;
+    a.slots = call.cells() > 1 ? int(cells_of(16, a.cell)) : 1;
+    a.parts = int(parts_of(call));
     for (int i = 0; i < 4; ++i) a.pixel[i] = call.pixel[i];
     a.lift = call.lift.weight;
     a.lift_bias = call.lift.bias;
@@ -523,29 +657,28 @@ int run_stage(const StageCall& call, void* workspace, int multiprocessors, void*
     a.top = call.top;
     a.bottom = call.bottom;
     a.blocks = blocks_of(call);
-    a.run = run_of(call, multiprocessors);
+    a.direct = direct_of(call, a, device);
+    a.run = run_of(call, device.multiprocessors * fitting(call, a, device));
     int error =
         call.storage == Storage::float16 ? launch_kind<Half>(call, a, stream) : launch_kind<BFloat>(call, a, stream);
     for (int i = 0; i < 2 && error == 0; ++i) {
         if (call.sums[i] == nullptr) continue;
-        const int64_t rows = call.batch * call.rows;
-        const float* of = a.partial[i];
-        double* sums = call.sums[i];
-        const int64_t blocks = a.blocks;
-        error = FAMKERN_LAUNCH(sum_kernel, (rows * C + 255) / 256, 1, 256, 0, stream, of, sums, rows, blocks);
+        const Sums of{a.partial[i], call.sums[i], call.batch * call.rows, a.blocks, a.parts, call.cells(),
+                      a.cell,       call.width,   own_columns(call)};
+        error = FAMKERN_LAUNCH(sum_kernel, (of.rows * of.cells * C + 255) / 256, 1, 256, 0, stream, of);
     }
     return error;
 }
 
 #ifdef __CUDACC__
 int run_stage_on(int device, const StageCall& call, void* workspace, void* stream) {
-    int before = 0, multiprocessors = 0;
-    cudaError_t error = cudaGetDevice(&before);
-    if (error == cudaSuccess && device != before) error = cudaSetDevice(device);
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    int result = error == cudaSuccess ? run_stage(call, workspace, multiprocessors, stream) : int(error);
-    if (device != before) cudaSetDevice(before);
-    return result;
+    return on_device(device, [&] {
+        int multiprocessors = 0, shared = 0;
+        cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+        if (error == cudaSuccess)
+            error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+        return error == cudaSuccess ? run_stage(call, workspace, {multiprocessors, shared}, stream) : int(error);
+    });
 }
 
 const char* error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }

@@ -13,13 +13,16 @@ constexpr int64_t kMostMaps = 8;  // that a tail adds up
 // Bytes of device memory that a call works in, on 16-byte boundaries.
 int64_t workspace_bytes(const StageCall& call);
 
-// Starts a call on a stream of CUDA's; does not wait for it. `multiprocessors` of the device decide how many blocks the
-// call is cut into, which leaves every bit as it is.
-//
-// Returns 0, or CUDA's error.
-int run_stage(const StageCall& call, void* workspace, int multiprocessors, void* stream);
+// What decides how many blocks a call is cut into and what they keep in shared memory; it leaves every bit as it is.
+struct Device {
+    int64_t multiprocessors;
+    int64_t shared;  // bytes of shared memory of a multiprocessor
+};
 
-// The same on a device of this number, whose multiprocessors it counts. Not in the emulator.
+// Starts a call on a stream of CUDA's; does not wait for it. Returns 0, or CUDA's error.
+int run_stage(const StageCall& call, void* workspace, const Device& device, void* stream);
+
+// The same on a device of this number, which is asked what it has. Not in the emulator.
 int run_stage_on(int device, const StageCall& call, void* workspace, void* stream);
 
 // What an error means. Not in the emulator.

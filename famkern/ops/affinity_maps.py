@@ -21,6 +21,7 @@ Dehazing", arXiv 2207.11250. The identity is derived in docs/fam.md.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import library
-from .library import LIBRARY
+from .library import LEAST_CAPABILITY, LIBRARY
 
 LIBRARY.define(
     "affinity_maps(Tensor? teacher, Tensor student, int teacher_pool, int student_pool, bool normalize, bool gram)"
@@ -160,8 +161,59 @@ def _triton_maps(
     return maps, inverse, grams, norms_of(grams)
 
 
-LIBRARY.impl("affinity_maps", _triton_maps, "CUDA")
-LIBRARY.impl("affinity_spread", lambda *arguments: _triton().affinity_spread(*arguments), "CUDA")
+# CUDA C++ reads each feature map once for the maps and their Gram matrices together; pairs of few channels, such as
+# pictures, keep all entries of these in a block of threads. Triton has the rest.
+CUDA_CHANNELS = 8
+CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+if library.has_cuda_stages():
+    LIBRARY.define(
+        "affinity_maps_cuda(Tensor teacher, Tensor student, int teacher_pool, int student_pool,"
+        " Tensor(a!) maps, Tensor(b!) gram) -> ()"
+    )
+    LIBRARY.define("affinity_spread_cuda(Tensor maps, Tensor coefficients, Tensor(a!) gradient, int pool) -> ()")
+
+
+def in_cuda(features: Tensor, *others: Tensor | None) -> bool:
+    """Whether CUDA C++ has kernels for these feature maps, all given; Triton has, for whatever it lacks."""
+    return (
+        library.has_cuda_stages()
+        and _is_new_enough(features.device)
+        and all(f is not None and f.shape[1] <= CUDA_CHANNELS and f.dtype in CUDA_DTYPES for f in (features, *others))
+        and features.shape[0] < 1 << 16
+        and features.shape[2] * features.shape[3] < 1 << 31
+    )
+
+
+@functools.cache
+def _is_new_enough(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+def _gpu_maps(
+    teacher: Tensor | None, student: Tensor, teacher_pool: int, student_pool: int, normalize: bool, gram: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if teacher is None or normalize or not gram or not in_cuda(student, teacher):
+        return _triton_maps(teacher, student, teacher_pool, student_pool, normalize, gram)
+    B, K = student.shape[0], 2 * max(student.shape[1], teacher.shape[1])
+    N = (student.shape[2] // student_pool) * (student.shape[3] // student_pool)
+    maps = student.new_empty((B, K, N), dtype=torch.float32)
+    inverse = student.new_empty((B, 0, N), dtype=torch.float32)
+    grams = student.new_empty((B, K, K), dtype=torch.float64)
+    torch.ops.famkern.affinity_maps_cuda(teacher, student, teacher_pool, student_pool, maps, grams)
+    return maps, inverse, grams, norms_of(grams)
+
+
+def _gpu_spread(maps: Tensor, coefficients: Tensor | None, like: Tensor, pool: int) -> Tensor:
+    if coefficients is None or maps.dtype != torch.float32 or maps.shape[1] > 2 * CUDA_CHANNELS or not in_cuda(like):
+        return _triton().affinity_spread(maps, coefficients, like, pool)
+    covered = like.shape[2] % pool == 0 and like.shape[3] % pool == 0
+    gradient = torch.empty_like(like) if covered else torch.zeros_like(like)
+    torch.ops.famkern.affinity_spread_cuda(maps.contiguous(), coefficients.contiguous(), gradient, pool)
+    return gradient
+
+
+LIBRARY.impl("affinity_maps", _gpu_maps, "CUDA")
+LIBRARY.impl("affinity_spread", _gpu_spread, "CUDA")
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
 

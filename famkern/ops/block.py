@@ -86,5 +86,5 @@ def block_stage(
 
     For inference: there is no gradient.
     """
-    way = operator("block_stage", reference, weights[4], maps[0].dtype, windows=gate.shape[1:3] != (1, 1))
+    way = operator("block_stage", reference, weights[4], maps[0].dtype)
     way(*maps, gate, *weights, *outputs, *sums, top, bottom, cell, first_row)

@@ -140,7 +140,7 @@ def group_stage(
 
     For inference: there is no gradient.
     """
-    way = operator("group_stage", reference, weights[4], maps[0].dtype, windows=gate.shape[1:3] != (1, 1))
+    way = operator("group_stage", reference, weights[4], maps[0].dtype)
     way(*maps, gate, *weights, *outputs, *sums, top, bottom, cell, first_row)
 
 
@@ -159,5 +159,5 @@ def last_group_stage(
 
     One row of halo is enough.
     """
-    way = operator("last_group_stage", last_reference, weights[4], maps[0].dtype, windows=gate.shape[1:3] != (1, 1))
+    way = operator("last_group_stage", last_reference, weights[4], maps[0].dtype)
     way(*maps, gate, *weights, *outputs, *sums, top, bottom, cell, first_row)

@@ -23,6 +23,7 @@ import torch
 LIBRARY = torch.library.Library("famkern", "FRAGMENT")
 """Where every operator of famkern is declared: `LIBRARY.define("name(Tensor x) -> Tensor")`."""
 
+LEAST_CAPABILITY = (8, 0)  # of GPUs: tensor cores with bfloat16, tested from there on
 COMPILED = Path(__file__).resolve().parents[1] / "_C.so"
 
 
@@ -72,7 +73,7 @@ def why_not_compiled() -> str | None:
 
 @functools.cache
 def has_cuda_stages() -> bool:
-    """Whether the stages in CUDA C++ were built."""
+    """Whether the kernels in CUDA C++, of the stages and of the feature affinity, were built."""
     return _REASON is None and hasattr(ctypes.CDLL(str(COMPILED)), "famkern_has_cuda_stages")
 
 

@@ -25,7 +25,6 @@ from torch import Tensor
 from . import formulas, library
 
 CHANNELS = (16, 32, 64)
-LEAST_CAPABILITY = (8, 0)  # tensor cores with bfloat16, tested from there on
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ def _workspace_query() -> Callable[[int, int, int, int, int], int]:
     return query
 
 
-def _triton_workspace(rows: int, width: int, channels: int, _cell: int, _dtype: torch.dtype) -> int:
+def _triton_workspace(rows: int, width: int, channels: int, cell: int, _dtype: torch.dtype) -> int:
     from ..kernels import stages
 
     pictures = rows * width * formulas.WORKSPACE_PICTURES * 3 * 4
-    return pictures + stages.workspace_bytes(rows, width, channels, torch.device("cuda"))
+    return pictures + stages.workspace_bytes(rows, width, channels, cell, torch.device("cuda"))
 
 
 # PyTorch computes any row alone, and a few megabytes a map stay in the cache from one of its operators to the next.
@@ -65,13 +64,13 @@ COMPILED = Route("compiled", 4, 1 << 18, _compiled_workspace)
 GPU = Route("gpu", 1, 1 << 24, _triton_workspace)
 
 
-def choose(device: torch.device, channels: int, dtype: torch.dtype, *, windows: bool = False) -> Route:
-    """The route of a network with so many channels, computed in `dtype`; `windows`: its means are over parts."""
+def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
+    """The route of a network with so many channels, computed in `dtype`."""
     if os.environ.get("FAMKERN_REFERENCE") == "1":
         _announce("FAMKERN_REFERENCE=1 asks for it")
         return REFERENCE
     if device.type == "cuda":
-        return _choose_on_gpu(device, channels, dtype, windows)
+        return _choose_on_gpu(device, channels, dtype)
     if device.type != "cpu":
         return REFERENCE
     if library.why_not_compiled() is not None:
@@ -82,10 +81,8 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype, *, windows: 
     return COMPILED if _suits("compiled", channels, dtype) else REFERENCE
 
 
-def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype, windows: bool) -> Route:
+def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
     reason = _why_not_on_gpu(device)
-    if reason is None and windows:
-        reason = "the kernels for GPUs take means over the whole picture; window=0 asks for that"
     if reason is not None:
         _announce(reason)
         return REFERENCE
@@ -126,19 +123,17 @@ def _why_not_triton(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "its kernels for GPUs need Triton; pip install triton"
     capability = torch.cuda.get_device_capability(device)
-    if capability < LEAST_CAPABILITY:
+    if capability < library.LEAST_CAPABILITY:
         return f"its kernels need a GPU of compute capability 8.0, not {capability[0]}.{capability[1]}"
     return None
 
 
-def operator(
-    name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype, *, windows: bool
-) -> Callable[..., None]:
+def operator(name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype) -> Callable[..., None]:
     """The implementation of a stage for a network with this C -> C convolution (C, C, 3, 3) and maps in `storage`.
 
     On a GPU CUDA C++ where it was built and has the stage, since its intermediates stay in shared memory, else Triton.
     """
-    route = choose(weight.device, weight.shape[0], weight.dtype, windows=windows)
+    route = choose(weight.device, weight.shape[0], weight.dtype)
     if route is REFERENCE:
         return reference
     if route.name == GPU.name and weight.shape[0] == 16 and storage != torch.float32 and library.has_cuda_stages():

@@ -86,5 +86,5 @@ def tail_stage(
     For inference: there is no gradient.
     """
     image, *groups = maps
-    way = operator("tail_stage", reference, weights[6], groups[0].dtype, windows=gate.shape[1:3] != (1, 1))
+    way = operator("tail_stage", reference, weights[6], groups[0].dtype)
     way(image, groups, gate, *weights, *outputs, top, bottom, cell, first_row)

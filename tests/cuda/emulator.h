@@ -66,6 +66,7 @@ struct Traffic {
 };
 
 inline Traffic traffic;
+inline int64_t shared_bytes = 0;  // most that a launch asked for
 
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "emulated GPU: %s (block %u, %u)\n", what, grid.block.x, grid.block.y);
@@ -146,6 +147,7 @@ inline void run_block(int threads, int64_t shared) {
 
 inline int launch(int64_t blocks, int64_t images, int threads, int64_t shared, std::function<void()> body) {
     grid.body = std::move(body);
+    shared_bytes = shared > shared_bytes ? shared : shared_bytes;
     grid.blocks = {unsigned(blocks), unsigned(images), 1};
     for (int64_t i = 0; i < blocks * images; ++i) {
         const int64_t at = grid.backwards ? blocks * images - 1 - i : i;
@@ -262,6 +264,16 @@ inline uint16_t bits_of(float value, BFloat) {  // to the nearest, ties to even
     return value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline float exponential(float x) { return std::exp(x); }
+inline float float_of(uint32_t word) {
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+inline uint32_t word_of(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    return word;
+}
 
 template <class T>
 void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T) {

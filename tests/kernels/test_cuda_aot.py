@@ -14,10 +14,15 @@ KINDS = ("head", "block", "group", "last_group", "tail")  # in the order of Stag
 REGISTERS = {"head": 168, "block": 168, "group": 255, "last_group": 168, "tail": 168}
 
 
-@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("gpu", ["sm_80", "sm_86", "sm_89", "sm_90a"])
-def test_stages_compile_without_spills(gpu, tmp_path):
-    source, out = ROOT / "csrc/cuda/stages.cu", tmp_path / "stages.cubin"
+AFFINITY = {"maps_kernel": 80, "gram_kernel": 80, "spread_kernel": 80}  # three blocks of 256 threads
+GPUS = ["sm_80", "sm_86", "sm_89", "sm_90a"]
+
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+
+
+def registers(name: str, gpu: str, folder: Path) -> dict[str, int]:
+    """Of a thread of each kernel in a file of csrc/cuda; none of them may spill any."""
+    source, out = ROOT / f"csrc/cuda/{name}.cu", folder / "kernels.cubin"
     command = [NVCC, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", f"-arch={gpu}", "-Xptxas", "-v", "-cubin", source]
     run = subprocess.run([*command, "-o", out], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -27,10 +32,24 @@ def test_stages_compile_without_spills(gpu, tmp_path):
         run.stderr,
         re.DOTALL,
     )
+    for kernel, stores, loads, _ in found:
+        assert (stores, loads) == ("0", "0"), kernel
+    return {kernel: int(used) for kernel, _, _, used in found}
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_stages_compile_without_spills(gpu, tmp_path):
     kernels = {}
-    for name, stores, loads, registers in found:
-        assert (stores, loads) == ("0", "0"), name
-        if kind := re.search(r"StageKindE(\d).*(Half|BFloat)E", name):
-            kernels[KINDS[int(kind[1])], kind[2]] = int(registers)
-    assert len(kernels) == 2 * len(KINDS)
-    assert all(registers <= REGISTERS[kind] for (kind, _), registers in kernels.items()), kernels
+    for name, used in registers("stages", gpu, tmp_path).items():
+        if kind := re.search(r"StageKindE(\d).*(Half|BFloat)ELb([01])E", name):  # the last: means over windows
+            kernels[KINDS[int(kind[1])], kind[2], kind[3]] = used
+    assert len(kernels) == 4 * len(KINDS)
+    assert all(used <= REGISTERS[kind] for (kind, *_), used in kernels.items()), kernels
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_the_affinity_compiles_without_spills(gpu, tmp_path):
+    used = registers("affinity", gpu, tmp_path)
+    for kernel, most in AFFINITY.items():
+        assert [count for name, count in used.items() if kernel in name and count <= most], used
+    assert len(used) == len(AFFINITY)

@@ -81,8 +81,9 @@ def kernels(request):
 class Case:
     """Random maps and weights of a stage, on the CPU."""
 
-    def __init__(self, name: str, C: int, dtype: torch.dtype, B: int, rows: int, width: int) -> None:
+    def __init__(self, name: str, C: int, dtype: torch.dtype, B: int, rows: int, width: int, cell: int = 0) -> None:
         self.name, self.C, self.dtype, self.shape = name, C, dtype, (B, rows, width)
+        self.cell = cell or max(rows, width)
         generator = torch.Generator().manual_seed(rows * width + C)
 
         def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -103,9 +104,13 @@ class Case:
             "last_group": (maps, (*attention, *convolution()), 1, 1),
             "tail": ([picture, *maps], (*normalisation, *attention, *convolution(), *convolution(3)), 1, 0),
         }[name]
-        self.gate = {"head": [], "tail": [torch.rand(B, 1, 1, 3 * C)]}.get(name, [torch.rand(B, 1, 1, C)])
+        corners = [1 if length <= self.cell else -(-length // self.cell) + 1 for length in (rows, width)]
+        channels = {"head": [], "tail": [3 * C]}.get(name, [C])
+        self.gate = [torch.rand(B, *corners, count, generator=generator) for count in channels]
 
-    def call(self, stage, reads, dtype: torch.dtype, device: str, top: int, bottom: int) -> list[Tensor]:
+    def call(
+        self, stage, reads, dtype: torch.dtype, device: str, top: int, bottom: int, first_row: int = 0
+    ) -> list[Tensor]:
         """Outputs and sums of a band; `dtype` is that of the weights."""
         B, rows, width, _ = reads[0].shape
         C, kind = (3, dtype) if self.name == "tail" else (self.C, reads[-1].dtype)
@@ -113,11 +118,12 @@ class Case:
             kind = self.dtype if dtype == torch.float32 else dtype
         rows -= top + bottom
         outputs = [torch.empty(B, rows, width, C, dtype=kind, device=device) for _ in range(self.outputs)]
-        sums = [torch.empty(B, rows, 1, self.C, dtype=torch.float64, device=device) for _ in range(self.sums)]
+        cells = -(-width // self.cell)
+        sums = [torch.empty(B, rows, cells, self.C, dtype=torch.float64, device=device) for _ in range(self.sums)]
         reads = [reads[0], reads[1:]] if self.name == "tail" else reads
         weights = [w.to(device, dtype) for w in (*self.gate, *self.weights)]
-        place = (top, bottom, width) if self.name == "head" else (top, bottom, width, 0)
-        stage(*reads, *weights, *outputs, *sums, *place)
+        place = (top, bottom, self.cell, first_row)
+        stage(*reads, *weights, *outputs, *sums, *(place[:3] if self.name == "head" else place))
         return [*outputs, *sums]
 
     def run(self, kernels, device: str, band: int | None = None) -> list[Tensor]:
@@ -130,7 +136,7 @@ class Case:
             stop = min(start + (band or rows), rows)
             top, bottom = min(reach, start), min(reach, rows - stop)
             reads = [m[:, start - top : stop + bottom].contiguous().to(device) for m in self.reads]
-            parts.append(self.call(stage, reads, torch.float32, device, top, bottom))
+            parts.append(self.call(stage, reads, torch.float32, device, top, bottom, start - top))
         return [torch.cat(part, 1).cpu() for part in zip(*parts, strict=True)]
 
     def reference(self, dtype: torch.dtype) -> list[Tensor]:
@@ -157,6 +163,31 @@ def test_a_stage_computes_its_formulas(kernels, name, C, dtype, size, device) ->
         assert error(got, right) <= max(2 * error(half, right), digit * float(right.norm()))
 
 
+# Cells that run down alone, across alone over several blocks of columns, and both ways; rows, columns, cell.
+WINDOWS = [(9, 3, 4), (1, 131, 48), (6, 13, 4)]
+if not INTERPRETED:
+    WINDOWS += [(70, 64, 64), (131, 300, 64), (97, 511, 48), (53, 127, 12)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", WINDOWS, ids=str)
+@pytest.mark.parametrize(("C", "dtype"), PRECISIONS, ids=str)
+@pytest.mark.parametrize("name", STAGES)
+def test_means_over_windows(kernels, name, C, dtype, size, device) -> None:
+    """As above; sums are held one by one, for one cell among many weighs little in a norm."""
+    if INTERPRETED and dtype == torch.float32 and name not in ("block", "tail"):
+        pytest.skip("twice is enough: the code is the same")
+    case = Case(name, C, dtype, 1, *size)
+    wanted = case.reference(torch.float64)
+    theirs = wanted if dtype == torch.float32 else case.reference(dtype)
+    largest = max(float(w.abs().max()) for w in wanted[: case.outputs])
+    for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+        digit = 2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps / 8
+        assert error(got, right) <= max(2 * error(half, right), digit * float(right.norm()))
+        if got.dtype == torch.float64:
+            assert (got - right).abs().max() <= 8 * digit * case.cell * largest
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("name", "C"), [("block", 32), ("block", 64), ("tail", 32)])
 def test_wider_networks(kernels, name, C, device) -> None:
@@ -169,15 +200,43 @@ def test_wider_networks(kernels, name, C, device) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", sorted({dtype for _, dtype in PRECISIONS}, key=str), ids=str)
 @pytest.mark.parametrize("name", STAGES)
-def test_bands_and_runs_leave_the_bits_alone(kernels, name, dtype, device, monkeypatch) -> None:
+@pytest.mark.parametrize("cell", [0, 4 if INTERPRETED else 48])
+def test_bands_and_runs_leave_the_bits_alone(kernels, cell, name, dtype, device, monkeypatch) -> None:
     if INTERPRETED and dtype == torch.float32 and name != "block":
         pytest.skip("once is enough: the code is the same")
     size = (1, 6, 9) if INTERPRETED else (2, 61, 300)
-    case = Case(name, 16, dtype, *size)
+    case = Case(name, 16, dtype, *size, cell)
     expected = case.run(kernels, device)
-    monkeypatch.setattr(kernels, "LEAST_RUN", 3, raising=False)  # CUDA C++ keeps its own
+    if not isinstance(kernels, types.SimpleNamespace):  # CUDA C++ keeps its own
+        monkeypatch.setattr(kernels.launch, "LEAST_RUN", 3)
     for band in (None, 4) if INTERPRETED else (None, 1, 4, 13, 36):
         assert all(map(torch.equal, case.run(kernels, device, band), expected)), band
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("cell", [0, 4])
+def test_every_tile_that_may_be_chosen_is_right(kernels, cell, device, monkeypatch) -> None:
+    if isinstance(kernels, types.SimpleNamespace):
+        pytest.skip("CUDA C++ has one tile")
+    case = Case("block", 16, HALF, 1, 2, 131, cell)
+    wanted, theirs = case.reference(torch.float64), case.reference(HALF)
+    candidates = kernels.tiles.space(16, 2)
+    for tile in candidates[-1:] if INTERPRETED else candidates:
+        monkeypatch.setitem(kernels.TILES, (16, 2), tile)
+        for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+            assert error(got, right) <= max(2 * error(half, right), torch.finfo(HALF).eps / 8 * float(right.norm()))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_tile_is_measured_on_a_block_stage(kernels, device, monkeypatch) -> None:
+    if isinstance(kernels, types.SimpleNamespace):
+        pytest.skip("CUDA C++ has one tile")
+    measure = pytest.importorskip("famkern.kernels.stages.measure")
+    if INTERPRETED:
+        monkeypatch.setattr(measure, "ROWS", 2)
+        monkeypatch.setattr(measure, "COLUMNS", 5)
+        monkeypatch.setattr(measure, "do_bench", lambda run, **_: run() or 0.5)
+    assert 0 < measure.block_stage(16, HALF, torch.device(device)) < 1000
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -201,6 +260,8 @@ def test_what_does_not_fit_is_refused(kernels, device) -> None:
             lambda case: setattr(case, "weights", (*case.weights[:4], case.weights[4][:8], *case.weights[5:])),
             "channels",
         ),
+        (lambda case: setattr(case, "gate", [torch.rand(1, 1, 3, 16)]), "corner of cells"),
+        (lambda case: setattr(case, "cell", 2), "multiple of 4"),
     ):
         case = Case("block", 16, HALF, 1, 2, 3)
         change(case)
@@ -214,22 +275,23 @@ def network() -> Student:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_engine_runs_on_the_kernels(kernels, device, monkeypatch) -> None:
+@pytest.mark.parametrize("window", [0, 16])
+def test_the_engine_runs_on_the_kernels(kernels, window, device, monkeypatch) -> None:
     """A whole network, in one band and in several: the same bits, and right."""
-    size = (3, 5) if INTERPRETED else (150, 211)
+    size = (3, 5 if window == 0 else 18) if INTERPRETED else (150, 211)
     way = dataclasses.replace(route.GPU, workspace_bytes=lambda *_: 0)
     if INTERPRETED:
         for module in (head, block, group, tail):
-            monkeypatch.setattr(module, "operator", lambda name, *_, **_options: getattr(kernels, name))
+            monkeypatch.setattr(module, "operator", lambda name, *_: getattr(kernels, name))
     picture = torch.rand(3, *size)
     results = []
     for band in (size[0], 2):
         cut = dataclasses.replace(way, band_pixels=band * size[1])
-        monkeypatch.setattr(route, "choose", lambda *_, cut=cut, **_options: cut)
-        results.append(Dehazer(network(), device=device)(picture.to(device)).cpu())
+        monkeypatch.setattr(route, "choose", lambda *_, cut=cut: cut)
+        results.append(Dehazer(network(), device=device, window=window)(picture.to(device)).cpu())
     monkeypatch.undo()
     assert torch.equal(*results)
-    right = Dehazer(network(), device="cpu", dtype="float64")(picture)
+    right = Dehazer(network(), device="cpu", dtype="float64", window=window)(picture)
     assert (results[0] - right).abs().max() < (1e-4 if device == "cpu" else 5e-3)
 
 

@@ -71,7 +71,7 @@ def test_cuda_comes_before_triton_where_it_has_the_stage(monkeypatch, built) -> 
         (32, torch.float16, "triton"),
     ):
         weight = types.SimpleNamespace(device=CUDA, shape=(channels, channels, 3, 3), dtype=torch.float32)
-        assert route.operator("block_stage", None, weight, storage, windows=False) == wanted
+        assert route.operator("block_stage", None, weight, storage) == wanted
 
 
 @pytest.mark.parametrize("built", [True, False])
@@ -87,9 +87,3 @@ def test_what_is_described_is_what_is_chosen(monkeypatch, built) -> None:
     monkeypatch.delenv("FAMKERN_GPU")
     assert route.describe_gpu(CUDA).startswith("PyTorch's operators")
     assert "FAMKERN_GPU=1" in route.describe_gpu(CUDA)
-
-
-def test_means_over_windows_are_for_the_reference_on_a_gpu(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(route, "_why_not_triton", lambda _: None)
-    assert route.choose(CUDA, 16, torch.float32, windows=True) is route.REFERENCE
-    assert "window=0 asks for that" in caplog.text
