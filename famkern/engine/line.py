@@ -34,13 +34,14 @@ class Gate:
     """Channel attention between two stages: from means to one weight per channel, for each place that has means."""
 
     means: tuple[str, ...]  # maps whose means enter, side by side
-    weights: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]  # float64
+    dtype: torch.dtype  # of the arithmetic elsewhere
 
     def __call__(self, means: Mapping[str, Tensor]) -> Tensor:
-        """The weights (1, Y, X, C), in the precision of the arithmetic, from means (1, Y, X, C) in float64."""
+        """The weights (1, Y, X, C) of channels from means (1, Y, X, C) in float64."""
         mean = torch.cat([means[name] for name in self.means], dim=3)
         # A few hundred multiplications a place: float64 costs nothing and the order of sums cannot show.
-        return formulas.channel_attention(mean, *(w.double() for w in self.weights)).to(self.weights[0].dtype)
+        return formulas.channel_attention(mean, *self.weights).to(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,11 @@ def lower(
     def pixel_weights(block: str) -> tuple[Tensor, ...]:
         return pointwise(f"{block}palayer.pa.0", f"{block}palayer.pa.2")
 
+    def attention(means: tuple[str, ...], *names: str) -> Gate:
+        return Gate(means, tuple(weight.double() for weight in pointwise(*names)), dtype)
+
     def gate(block: str, z: str) -> Gate:
-        return Gate((z,), pointwise(f"{block}.calayer.ca.0", f"{block}.calayer.ca.2"))
+        return attention((z,), f"{block}.calayer.ca.0", f"{block}.calayer.ca.2")
 
     normalisation = tuple(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     x, z = "x0", "z0"
@@ -126,6 +130,6 @@ def lower(
         x, z = new_x, new_z
         results.append(x)
     tail_weights = (*normalisation, *pixel_weights(""), *get("post.0", "post.1"))
-    tail_gate = Gate(tuple(results), pointwise("ca.1", "ca.3"))
+    tail_gate = attention(tuple(results), "ca.1", "ca.3")
     line.append(Stage(tail_stage, (IMAGE, *results), (OUTPUT,), (), tail_gate, tail_weights, 2))
     return line
