@@ -51,7 +51,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.student = famkern.models.load("student").eval()
-        self.student.window = None  # means over the whole picture, which is what the kernels for GPUs have
+        self.student.window = None  # as `student` has it; figures are of that whatever the weights say
 
     def forward(self, image: Tensor) -> Tensor:
         return self.student(normalise(image)).clamp(0, 1)

@@ -22,6 +22,7 @@ Dehazing", arXiv 2207.11250. The identity is derived in docs/fam.md.
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import torch
@@ -174,9 +175,13 @@ if library.has_cuda_stages():
 
 
 def in_cuda(features: Tensor, *others: Tensor | None) -> bool:
-    """Whether CUDA C++ has kernels for these feature maps, all given; Triton has, for whatever it lacks."""
+    """Whether CUDA C++ has kernels for these feature maps, all given; Triton has, for whatever it lacks.
+
+    Only with FAMKERN_GPU=1, until its tests have run on a GPU, as those of the stages.
+    """
     return (
-        library.has_cuda_stages()
+        os.environ.get("FAMKERN_GPU") == "1"
+        and library.has_cuda_stages()
         and _is_new_enough(features.device)
         and all(f is not None and f.shape[1] <= CUDA_CHANNELS and f.dtype in CUDA_DTYPES for f in (features, *others))
         and features.shape[0] < 1 << 16

@@ -37,6 +37,11 @@ def relative(got: Tensor, wanted: Tensor) -> float:
     return float((got.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-300))
 
 
+@pytest.fixture(autouse=True)
+def kernels_for_gpus(monkeypatch) -> None:
+    monkeypatch.setenv("FAMKERN_GPU", "1")
+
+
 @pytest.fixture
 def on_gpu() -> None:
     if not torch.cuda.is_available():
@@ -86,6 +91,10 @@ def test_few_channels_go_to_cuda_the_rest_to_triton(monkeypatch) -> None:
     assert not affinity_maps.in_cuda(of(3))
     monkeypatch.setattr(affinity_maps, "_is_new_enough", lambda _: True)
     monkeypatch.setattr(library, "has_cuda_stages", lambda: False)
+    assert not affinity_maps.in_cuda(of(3))
+    monkeypatch.setattr(library, "has_cuda_stages", lambda: True)
+    assert affinity_maps.in_cuda(of(3))
+    monkeypatch.delenv("FAMKERN_GPU")
     assert not affinity_maps.in_cuda(of(3))
 
 
