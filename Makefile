@@ -95,8 +95,8 @@ sanitize: build
 # tests are those of the files that have any for a GPU, so that what only other files need may be missing.
 GPU_TESTS = $(shell grep -rl 'mark\.gpu' --include='*.py' tests)
 # Small ones of every stage: sanitizers take a hundred times longer.
-SANITIZED := tests/kernels/test_stages.py tests/kernels/test_affinity.py \
-    -k "do_not_meet or torch.float16 and (bands_and_runs or spread)"
+SANITIZED := tests/kernels/test_stages.py tests/kernels/test_affinity.py tests/kernels/test_affinity_cuda.py \
+    -k "do_not_meet or torch.float16 and (bands_and_runs or spread or maps_and_gradients)"
 SANITIZER = $(shell command -v compute-sanitizer || ls "$${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null)
 gpu-check: export FAMKERN_GPU := 1
 gpu-check: export FAMKERN_CUDA := 1

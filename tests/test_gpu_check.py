@@ -31,9 +31,9 @@ def test_every_kind_of_stage_is_among_what_the_sanitizers_see():
     words = shlex.split(line.split(f"{sys.executable} -m pytest")[1].split("||")[0])
     command = [sys.executable, "-m", "pytest", "--collect-only", *words]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for test in ("bands_and_runs", "do_not_meet", "test_spread"):
+    for test in ("bands_and_runs", "do_not_meet", "test_spread", "test_maps_and_gradients"):
         assert test in found
     for stage in ("head", "block", "group", "last_group", "tail"):
-        for kernels in ("triton", "cuda"):
+        for kernels in ("triton-0", "triton-48", "cuda-0", "cuda-48"):  # one mean, and windows
             assert f"bands_and_runs_leave_the_bits_alone[{kernels}-{stage}-torch.float16" in found
     assert "bfloat16" not in found

@@ -51,7 +51,7 @@ def gate(
 
 def reference(x: Tensor | None, z: Tensor, gate: Tensor, *pixel_weights: Tensor) -> Tensor:
     """`gate` in plain PyTorch."""
-    return formulas.finish_block(torch.zeros_like(z) if x is None else x, z, gate, *pixel_weights)
+    return formulas.finish_block(torch.zeros_like(z) if x is None else x, z, gate[:, None, None, :], *pixel_weights)
 
 
 @torch.library.register_fake("famkern::gate", lib=LIBRARY)
