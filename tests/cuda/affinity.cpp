@@ -10,17 +10,6 @@
 namespace famkern::test {
 namespace {
 
-int checks = 0, failures = 0;
-
-}
-
-void expect(bool holds, const std::string& what) {
-    ++checks;
-    if (!holds && ++failures <= 40) std::fprintf(stderr, "FAILED %s\n", what.c_str());
-}
-
-namespace {
-
 enum class Order { channels_first, channels_last, apart };  // apart: columns two numbers from each other
 
 struct Features {  // random, with rows and columns that windows leave over

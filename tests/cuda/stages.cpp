@@ -9,17 +9,6 @@
 namespace famkern::test {
 namespace {
 
-int checks = 0, failures = 0;
-
-}
-
-void expect(bool holds, const std::string& what) {
-    ++checks;
-    if (!holds && ++failures <= 40) std::fprintf(stderr, "FAILED %s\n", what.c_str());
-}
-
-namespace {
-
 constexpr int64_t kLarge = 227 << 10, kSmall = 100 << 10;  // shared memory of sm_90; of sm_86, sm_89
 
 Run emulated(int multiprocessors, bool backwards, int64_t shared = kLarge) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -19,8 +20,13 @@ void test_stages();
 void test_convolution();
 void test_affinity();
 
+inline int checks = 0, failures = 0;
+
 // Counts a check, and prints what it is about if it does not hold.
-void expect(bool holds, const std::string& what);
+inline void expect(bool holds, const std::string& what) {
+    ++checks;
+    if (!holds && ++failures <= 40) std::fprintf(stderr, "FAILED %s\n", what.c_str());
+}
 
 // ---- instruction sets ----------------------------------------------------------------------------------------------
 

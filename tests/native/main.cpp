@@ -4,16 +4,6 @@
 #include "check.h"
 
 namespace famkern::test {
-namespace {
-
-int checks = 0, failures = 0;
-
-}
-
-void expect(bool holds, const std::string& what) {
-    ++checks;
-    if (!holds && ++failures <= 40) std::fprintf(stderr, "FAILED %s\n", what.c_str());
-}
 
 int run_all() {
     test_stages();
