@@ -31,10 +31,15 @@ class Pixels:
         """Rows start..stop as a contiguous (1, rows, W, 3) tensor with values in [0, 1]."""
         band = self.array[start:stop]
         if isinstance(band, np.ndarray):  # copied, since it may be read-only, byte-swapped or of negative strides
-            band = band.astype(np.float64 if dtype == torch.float64 else np.float32, order="C")
+            numbers = np.empty(band.shape, np.float64 if dtype == torch.float64 else np.float32)
+            if abs(band.strides[2]) > abs(band.strides[1]):  # planes; NumPy would copy them three numbers at a time
+                for channel in range(3):
+                    numbers[..., channel] = band[..., channel]
+            else:
+                numbers[...] = band
             if self.full_scale:
-                band /= self.full_scale
-            return torch.from_numpy(band)[None].to(device)
+                numbers /= self.full_scale
+            return torch.from_numpy(numbers)[None].to(device)
         band = band.to(device=device, dtype=dtype).contiguous()[None]
         return band / self.full_scale if self.full_scale else band
 

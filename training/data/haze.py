@@ -1,11 +1,13 @@
 """The haze model: I = J t + A (1 - t) with transmission t = exp(-beta d).
 
-J clear, I hazy, A airlight, d relative depth, beta the density: optical thickness at d = 1.
+J clear, I hazy, A airlight, d relative depth, beta the density: optical thickness at d = 1, in green light. Small particles
+scatter blue more than red: beta is as the wavelength to the power of -alpha, the Angstrom exponent; 0 for fog's large drops.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,9 @@ from .store import Pixels
 
 Floats = NDArray[np.float32]
 Range = tuple[float, float]
+
+# Wavelengths that the red, green and blue of a camera see most of, beside green's.
+WAVELENGTHS = np.array([610, 540, 465], np.float32) / 540
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,11 @@ class Haze:
     thin        probability that beta is drawn from below its range
     uneven      probability that the density varies over the picture, by up to UNEVEN
     sky         relative depth of what lies at infinity
+    angstrom    Angstrom exponent of the density, by which far things turn blue before they turn grey
     overcast    probability that a photograph is shown under a sky as grey as the airlight, which is to stay as it is
     noisy       probability of noise as from a sensor
     noise       its standard deviation, in levels of 255
+    grain       side of its grains in pixels: more than 1 where a picture was denoised or enlarged
     jpeg        probability of compression as JPEG
     quality     of that
     """
@@ -47,17 +54,21 @@ class Haze:
     thin: float = 0.1
     uneven: float = 0.0
     sky: Range = (1.2, 6.0)
+    angstrom: Range = (0.0, 0.0)
     overcast: float = 0.0
     noisy: float = 0.0
     noise: Range = (0.3, 3.0)
+    grain: Range = (1.0, 1.0)
     jpeg: float = 0.0
     quality: Range = (60, 95)
 
     def __post_init__(self) -> None:
-        for name in ("beta", "airlight", "sky", "noise", "quality"):
+        for name in ("beta", "airlight", "sky", "angstrom", "noise", "grain", "quality"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} is ({low}, {high}); a range of numbers from 0 up expected")
+        if self.grain[0] == 0:
+            raise ValueError(f"grain is {self.grain}; pixels of more than 0 expected")
         for name in ("white", "none", "thin", "uneven", "overcast", "noisy", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability expected")
@@ -71,7 +82,8 @@ class Haze:
     def outdoor(cls) -> Haze:
         """Haze as in photographs: slightly coloured, uneven, with a camera's noise and compression."""
         weather = {"white": 0.15, "tint": 0.04, "uneven": 0.4, "overcast": 0.4}
-        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), noisy=0.8, jpeg=0.5, **weather)
+        camera = {"noisy": 0.8, "jpeg": 0.5}
+        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), angstrom=(0, 1.5), grain=(0.5, 5), **weather, **camera)
 
     def add(
         self, clear: Pixels, depth: Floats, rng: np.random.Generator, airlight: Floats | None = None
@@ -85,16 +97,17 @@ class Haze:
             airlight: (3,) in [0, 1], if it is not to be drawn.
 
         Returns:
-            The hazy picture, (H, W, 3) uint8, and its transmission, (H, W) in [0, 1].
+            The hazy picture, (H, W, 3) uint8, and its transmission in green, (H, W) in [0, 1].
         """
         density = self._density(rng)
         airlight = self._airlight(rng) if airlight is None else airlight
         thickness = density * np.where(np.isinf(depth), np.float32(rng.uniform(*self.sky)), depth)
         if rng.random() < self.uneven:
             thickness *= 1 + np.float32(UNEVEN * rng.random()) * fields.smooth(rng, *depth.shape)
-        t = np.exp(-thickness)
+        scattered = WAVELENGTHS ** -np.float32(rng.uniform(*self.angstrom))
+        t = np.exp(-thickness[..., None] * scattered)
         picture = self._noise(rng, hazy(clear.astype(np.float32), t, 255 * airlight))
-        return self._compress(rng, np.rint(picture).clip(0, 255).astype(np.uint8)), t
+        return self._compress(rng, np.rint(picture).clip(0, 255).astype(np.uint8)), t[..., 1]
 
     def _density(self, rng: np.random.Generator) -> np.float32:
         kind = rng.random()
@@ -115,8 +128,16 @@ class Haze:
 
     def _noise(self, rng: np.random.Generator, picture: Floats) -> Floats:
         if rng.random() < self.noisy:
-            sigma = np.float32(rng.uniform(*self.noise))
-            picture = picture + sigma * rng.standard_normal(picture.shape, np.float32)
+            sigma, (rows, columns) = np.float32(rng.uniform(*self.noise)), picture.shape[:2]
+            grain = max(1.0, float(np.exp(rng.uniform(*np.log(self.grain)))))
+            # Sensors' noise is alike in all channels or not, by what has been done to the colours since.
+            common = np.float32(rng.uniform(0, 1) if grain > 1 else 0)
+            grid = rng.standard_normal((4, math.ceil(rows / grain), math.ceil(columns / grain)), np.float32)
+            grid = np.sqrt(1 - common) * grid[:3] + np.sqrt(common) * grid[3]
+            if grain > 1:
+                grid = np.stack([fields.resized(g, rows, columns, Image.Resampling.BICUBIC) for g in grid])
+                grid /= np.sqrt(np.square(grid).mean())  # interpolation takes some of it away
+            picture = picture + sigma * grid.transpose(1, 2, 0)
         return picture
 
     def _compress(self, rng: np.random.Generator, picture: Pixels) -> Pixels:
@@ -137,10 +158,10 @@ def hazy(clear: NDArray[Any], transmission: NDArray[Any], airlight: NDArray[Any]
 
     Args:
         clear: (H, W, 3): J.
-        transmission: (H, W) in [0, 1]: t.
+        transmission: (H, W, 3), or (H, W, 1) for all channels, in [0, 1]: t.
         airlight: (3,): A, in the unit of J.
     """
-    return airlight + (clear - airlight) * transmission[..., None]
+    return airlight + (clear - airlight) * transmission
 
 
 def jpeg(picture: Pixels, quality: int, halved: bool) -> Pixels:

@@ -22,7 +22,7 @@ def test_the_model_at_known_depth():
 
 
 def test_the_ends_of_transmission():
-    ones, airlight = np.ones((48, 60)), np.array([0.7, 0.8, 0.9])
+    ones, airlight = np.ones((48, 60, 1)), np.array([0.7, 0.8, 0.9])
     np.testing.assert_allclose(hazy(CLEAR / 255, ones, airlight), CLEAR / 255, atol=1e-15)
     np.testing.assert_array_equal(hazy(CLEAR / 255, 0 * ones, airlight), np.broadcast_to(airlight, CLEAR.shape))
 
@@ -79,7 +79,24 @@ def test_jpeg_blocks_lie_anywhere():
     assert len(found) > 15
 
 
-@pytest.mark.parametrize("wrong", [{"beta": (2, 1)}, {"beta": (-1, 1)}, {"white": 1.5}, {"jpeg": -0.1}])
+def test_blue_is_scattered_more_than_red():
+    haze = dataclasses.replace(PLAIN, angstrom=(1, 1), airlight=(1, 1))
+    found, transmission = haze.add(np.zeros_like(CLEAR), np.ones_like(DEPTH), np.random.default_rng(0))
+    thickness = -np.log(1 - found[0, 0] / 255)
+    np.testing.assert_allclose(thickness / 1.5, [540 / 610, 1, 540 / 465], rtol=0.02)
+    np.testing.assert_allclose(transmission, np.exp(-1.5), rtol=1e-5)
+
+
+def test_noise_is_as_strong_as_drawn_and_its_grains_as_large():
+    grey, depth = np.full((200, 200, 3), 128, np.uint8), np.zeros((200, 200), np.float32)
+    for grain, like in ((0.5, 0.0), (1, 0.0), (3, 0.75)):
+        haze = dataclasses.replace(PLAIN, noisy=1, noise=(5, 5), grain=(grain, grain))
+        noise = haze.add(grey, depth, np.random.default_rng(0))[0] - 128.0
+        assert noise.std() == pytest.approx(5, rel=0.03)
+        assert np.mean(noise[1:] * noise[:-1]) / 25 == pytest.approx(like, abs=0.1)  # of neighbours
+
+
+@pytest.mark.parametrize("wrong", [{"grain": (0, 1)}, {"beta": (2, 1)}, {"beta": (-1, 1)}, {"white": 1.5}, {"jpeg": -0.1}])
 def test_ranges_and_probabilities_are_checked(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         dataclasses.replace(PLAIN, **wrong)

@@ -101,5 +101,5 @@ def test_real_scenes_predict_the_version_left_out():
     left_out = int(order[1])
     depth, known = solve_depth(clear, versions[:left_out] + versions[left_out + 1 :])
     beta = 1.5 * min(known)
-    error = 255 * hazy(clear / 255, np.exp(-beta * depth), np.ones(3)) - versions[left_out][0]
+    error = 255 * hazy(clear / 255, np.exp(-beta * depth)[..., None], np.ones(3)) - versions[left_out][0]
     assert 20 * np.log10(255) - 10 * np.log10((error**2).mean()) > 50
