@@ -188,14 +188,14 @@ def test_info_tells_versions_kernels_and_weights():
 
 
 def test_info_says_what_each_gpu_runs_and_why(monkeypatch, capsys):
-    monkeypatch.delenv("FAMKERN_GPU", raising=False)
+    monkeypatch.setenv("FAMKERN_GPU", "0")
     monkeypatch.delenv("FAMKERN_REFERENCE", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU number {index}")
     cli.info()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda:")]
-    why = "PyTorch's operators: the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them"
+    why = "PyTorch's operators: FAMKERN_GPU=0 asks for it"
     assert lines == [f"cuda:{index}       GPU number {index}, {why}" for index in range(2)]
 
 

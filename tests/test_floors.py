@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "cli": {"batch", "dehazer", "models", "images", "ops", "training", "_cpu", "engine"},
     "batch": {"dehazer", "engine", "images"},
+    "selftest": {"dehazer", "models", "ops"},
     "dehazer": {"engine", "models", "ops"},
     "engine": {"ops"},
     "ops": {"kernels"},

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .affinity_maps import _triton, refuse_second_derivative
+from .affinity_maps import on_gpu, refuse_second_derivative, triton_kernels
 from .library import LIBRARY
 
 LIBRARY.define("affinity_l1(Tensor maps) -> Tensor")
@@ -67,8 +67,12 @@ def _l1_backward(maps: Tensor, scale: Tensor) -> Tensor:
 
 LIBRARY.impl("affinity_l1", _l1, "CompositeExplicitAutograd")
 LIBRARY.impl("affinity_l1_backward", _l1_backward, "CompositeExplicitAutograd")
-LIBRARY.impl("affinity_l1", lambda *arguments: _triton().affinity_l1(*arguments), "CUDA")
-LIBRARY.impl("affinity_l1_backward", lambda *arguments: _triton().affinity_l1_backward(*arguments), "CUDA")
+LIBRARY.impl("affinity_l1", on_gpu(_l1, lambda *given: triton_kernels().affinity_l1(*given)), "CUDA")
+LIBRARY.impl(
+    "affinity_l1_backward",
+    on_gpu(_l1_backward, lambda *given: triton_kernels().affinity_l1_backward(*given)),
+    "CUDA",
+)
 
 
 @torch.library.register_fake("famkern::affinity_l1", lib=LIBRARY)

@@ -22,7 +22,8 @@ Dehazing", arXiv 2207.11250. The identity is derived in docs/fam.md.
 from __future__ import annotations
 
 import functools
-import os
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import library
-from .library import LEAST_CAPABILITY, LIBRARY
+from . import gpu, library
+from .library import LIBRARY
 
 LIBRARY.define(
     "affinity_maps(Tensor? teacher, Tensor student, int teacher_pool, int student_pool, bool normalize, bool gram)"
@@ -143,12 +144,28 @@ LIBRARY.impl("affinity_spread", _spread, "CompositeExplicitAutograd")
 # ---- CUDA ------------------------------------------------------------------------------------------------------------
 
 
-def _triton() -> Any:
-    """The Triton kernels, imported when a CUDA tensor first needs them."""
-    try:
-        from ..kernels import affinity
-    except ImportError as error:
-        raise RuntimeError(f"famkern's affinity operators on CUDA need Triton ({error}); pip install triton") from error
+def on_gpu(plain: Callable[..., Any], kernels: Callable[..., Any]) -> Callable[..., Any]:
+    """What to register for CUDA tensors: the kernels for GPUs where they are used, elsewhere what runs on any device."""
+
+    def run(*arguments: Any) -> Any:
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        reason = gpu.why_not(device)
+        if reason is not None:
+            _announce(reason)
+        return (kernels if reason is None else plain)(*arguments)
+
+    return run
+
+
+@functools.cache
+def _announce(reason: str) -> None:
+    logging.getLogger("famkern").warning("the feature affinity runs in plain PyTorch, slower: %s", reason)
+
+
+def triton_kernels() -> Any:
+    """Imported when a CUDA tensor first needs them."""
+    from ..kernels import affinity
+
     return affinity
 
 
@@ -156,7 +173,7 @@ def _triton_maps(
     teacher: Tensor | None, student: Tensor, teacher_pool: int, student_pool: int, normalize: bool, gram: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = maps_type(teacher, student)
-    maps, inverse, grams = _triton().affinity_maps(
+    maps, inverse, grams = triton_kernels().affinity_maps(
         teacher, student, teacher_pool, student_pool, normalize, gram, dtype
     )  # fmt: skip
     return maps, inverse, grams, norms_of(grams)
@@ -175,23 +192,13 @@ if library.has_cuda_stages():
 
 
 def in_cuda(features: Tensor, *others: Tensor | None) -> bool:
-    """Whether CUDA C++ has kernels for these feature maps, all given; Triton has, for whatever it lacks.
-
-    Only with FAMKERN_GPU=1, until its tests have run on a GPU, as those of the stages.
-    """
+    """Whether CUDA C++ has kernels for these feature maps, all given; Triton has, for whatever it lacks."""
     return (
-        os.environ.get("FAMKERN_GPU") == "1"
-        and library.has_cuda_stages()
-        and _is_new_enough(features.device)
+        library.has_cuda_stages()
         and all(f is not None and f.shape[1] <= CUDA_CHANNELS and f.dtype in CUDA_DTYPES for f in (features, *others))
         and features.shape[0] < 1 << 16
         and features.shape[2] * features.shape[3] < 1 << 31
     )
-
-
-@functools.cache
-def _is_new_enough(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 
 def _gpu_maps(
@@ -210,15 +217,15 @@ def _gpu_maps(
 
 def _gpu_spread(maps: Tensor, coefficients: Tensor | None, like: Tensor, pool: int) -> Tensor:
     if coefficients is None or maps.dtype != torch.float32 or maps.shape[1] > 2 * CUDA_CHANNELS or not in_cuda(like):
-        return _triton().affinity_spread(maps, coefficients, like, pool)
+        return triton_kernels().affinity_spread(maps, coefficients, like, pool)
     covered = like.shape[2] % pool == 0 and like.shape[3] % pool == 0
     gradient = torch.empty_like(like) if covered else torch.zeros_like(like)
     torch.ops.famkern.affinity_spread_cuda(maps.contiguous(), coefficients.contiguous(), gradient, pool)
     return gradient
 
 
-LIBRARY.impl("affinity_maps", _gpu_maps, "CUDA")
-LIBRARY.impl("affinity_spread", _gpu_spread, "CUDA")
+LIBRARY.impl("affinity_maps", on_gpu(_maps, _gpu_maps), "CUDA")
+LIBRARY.impl("affinity_spread", on_gpu(_spread, _gpu_spread), "CUDA")
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ import torch
 LIBRARY = torch.library.Library("famkern", "FRAGMENT")
 """Where every operator of famkern is declared: `LIBRARY.define("name(Tensor x) -> Tensor")`."""
 
-LEAST_CAPABILITY = (8, 0)  # of GPUs: tensor cores with bfloat16, tested from there on
 COMPILED = Path(__file__).resolve().parents[1] / "_C.so"
 
 

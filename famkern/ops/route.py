@@ -5,14 +5,13 @@ C++ have 16 channels and 16-bit maps, and come before Triton. Everything else go
 times slower, and the log says so, once for each reason.
 
 FAMKERN_REFERENCE=1    the reference for everything
-FAMKERN_GPU=1          the kernels for GPUs: not yet the default, since their tests have not run on one
+FAMKERN_GPU=1 or 0     see gpu.py
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import formulas, library
+from . import formulas, gpu, library
 
 CHANNELS = (16, 32, 64)
 
@@ -82,7 +81,7 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
 
 
 def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
-    reason = _why_not_on_gpu(device)
+    reason = gpu.why_not(device)
     if reason is not None:
         _announce(reason)
         return REFERENCE
@@ -101,31 +100,12 @@ def _suits(kernels: str, channels: int, dtype: torch.dtype) -> bool:
 
 def describe_gpu(device: torch.device) -> str:
     """Which kernels a network's stages run on, on this GPU, and why: for people to read."""
-    reason = (
-        "FAMKERN_REFERENCE=1 asks for it" if os.environ.get("FAMKERN_REFERENCE") == "1" else _why_not_on_gpu(device)
-    )
+    reason = "FAMKERN_REFERENCE=1 asks for it" if os.environ.get("FAMKERN_REFERENCE") == "1" else gpu.why_not(device)
     if reason is not None:
         return f"PyTorch's operators: {reason}"
     if not library.has_cuda_stages():
         return "Triton: CUDA C++ was not built; reinstall famkern where nvcc is present"
     return "CUDA C++ for 16 channels and 16-bit maps, Triton for others"
-
-
-def _why_not_on_gpu(device: torch.device) -> str | None:
-    if os.environ.get("FAMKERN_GPU") != "1":
-        return "the kernels for GPUs are untried on one; FAMKERN_GPU=1 uses them"
-    return _why_not_triton(device)
-
-
-@functools.cache
-def _why_not_triton(device: torch.device) -> str | None:
-    """None where the Triton kernels run on this GPU, otherwise the reason why they do not."""
-    if importlib.util.find_spec("triton") is None:
-        return "its kernels for GPUs need Triton; pip install triton"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < library.LEAST_CAPABILITY:
-        return f"its kernels need a GPU of compute capability 8.0, not {capability[0]}.{capability[1]}"
-    return None
 
 
 def operator(name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype) -> Callable[..., None]:

@@ -506,12 +506,15 @@ def test_the_operators_themselves_refuse_what_would_read_beyond_memory() -> None
             call()
 
 
-def test_cuda_without_triton_is_one_clear_error(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "famkern.kernels.affinity", raising=False)
-    monkeypatch.delattr("famkern.kernels.affinity", raising=False)
-    with pytest.raises(RuntimeError, match=r"on CUDA need Triton .*; pip install triton"):
-        affinity_maps._triton()
+def test_a_gpu_whose_kernels_are_not_used_takes_what_runs_anywhere_and_the_log_says_why(monkeypatch, caplog) -> None:
+    run = affinity_maps.on_gpu(lambda *_: "plain", lambda *_: "kernels")
+    monkeypatch.setattr(affinity_maps.gpu, "why_not", lambda _: None)
+    assert run(None, torch.zeros(1)) == "kernels"
+    assert not caplog.text
+    monkeypatch.setattr(affinity_maps.gpu, "why_not", lambda _: "they fail")
+    affinity_maps._announce.cache_clear()
+    assert run(None, torch.zeros(1)) == "plain"
+    assert "slower: they fail" in caplog.text
 
 
 def test_importing_the_operators_does_not_import_triton() -> None:

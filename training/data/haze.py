@@ -1,7 +1,7 @@
 """The haze model: I = J t + A (1 - t) with transmission t = exp(-beta d).
 
 J clear, I hazy, A airlight, d relative depth, beta the density: optical thickness at d = 1, in green light. Small particles
-scatter blue more than red: beta is as the wavelength to the power of -alpha, the Angstrom exponent; 0 for fog's large drops.
+scatter blue more than red: beta is as the wavelength to the power of -alpha, the Angstrom exponent; 0 for large drops.
 """
 
 from __future__ import annotations

@@ -96,7 +96,9 @@ def test_noise_is_as_strong_as_drawn_and_its_grains_as_large():
         assert np.mean(noise[1:] * noise[:-1]) / 25 == pytest.approx(like, abs=0.1)  # of neighbours
 
 
-@pytest.mark.parametrize("wrong", [{"grain": (0, 1)}, {"beta": (2, 1)}, {"beta": (-1, 1)}, {"white": 1.5}, {"jpeg": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"grain": (0, 1)}, {"beta": (2, 1)}, {"beta": (-1, 1)}, {"white": 1.5}, {"jpeg": -0.1}]
+)
 def test_ranges_and_probabilities_are_checked(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         dataclasses.replace(PLAIN, **wrong)

@@ -1,0 +1,102 @@
+"""The kernels for GPUs are used where they run and were seen to be right, and not elsewhere."""
+
+import logging
+import sys
+
+import pytest
+import torch
+
+from famkern.ops import gpu
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def a_gpu(monkeypatch, tmp_path):
+    """One that passes for real as far as PyTorch is asked, and a cache of its own."""
+    monkeypatch.delenv("FAMKERN_GPU", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    find_spec = gpu.importlib.util.find_spec
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: object() if name == "triton" else find_spec(name))
+    forget()
+    yield
+    forget()
+
+
+def forget():
+    gpu._why_impossible.cache_clear()
+    gpu._tried.cache_clear()
+
+
+def trial(monkeypatch, code):
+    """Let this program be the trial."""
+    monkeypatch.setattr(gpu, "COMMAND", (sys.executable, "-c", code))
+
+
+def test_kernels_that_pass_are_used_and_not_tried_again(monkeypatch, caplog):
+    trial(monkeypatch, "import os, sys; sys.exit(sys.argv[1:] != ['cuda:0'] or os.environ['FAMKERN_GPU'] != '1')")
+    assert gpu.why_not(CUDA) is None
+    assert "trying the kernels on Some GPU" in caplog.text
+    forget()
+    trial(monkeypatch, "raise SystemExit('tried again')")
+    assert gpu.why_not(torch.device("cuda")) is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Another GPU")
+    forget()
+    assert "tried again" in gpu.why_not(CUDA)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import sys; print('a result'); sys.exit('too far from float64')", "too far from float64"),
+        ("raise ImportError('no such thing')", "no such thing"),
+        ("import os; os.abort()", "exit code -6"),
+        ("import time; time.sleep(60)", "not done after 1 s"),
+    ],
+)
+def test_kernels_that_fail_are_not_used_and_the_reason_is_told(monkeypatch, code, reason):
+    monkeypatch.setattr(gpu, "LIMIT", 1 if "sleep" in code else 60)
+    trial(monkeypatch, code)
+    told = gpu.why_not(CUDA)
+    assert reason in told
+    assert "on Some GPU" in told
+    assert "FAMKERN_GPU=1" in told
+    trial(monkeypatch, "")
+    assert gpu.why_not(CUDA) == told  # once in a process
+    forget()
+    assert gpu.why_not(CUDA) is None  # and anew in the next
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path, caplog):
+    (tmp_path / "famkern").write_text("in the way")
+    trial(monkeypatch, "")
+    with caplog.at_level(logging.WARNING):
+        assert gpu.why_not(CUDA) is None
+    assert f"{tmp_path / 'famkern'}" in caplog.text
+    assert "cannot be written" in caplog.text
+
+
+def test_the_variable_spares_the_trial(monkeypatch):
+    trial(monkeypatch, "raise SystemExit('tried')")
+    monkeypatch.setenv("FAMKERN_GPU", "1")
+    assert gpu.why_not(CUDA) is None
+    monkeypatch.setenv("FAMKERN_GPU", "0")
+    assert gpu.why_not(CUDA) == "FAMKERN_GPU=0 asks for it"
+    monkeypatch.setenv("FAMKERN_GPU", "yes")
+    with pytest.raises(ValueError, match="FAMKERN_GPU=yes: 1 to use"):
+        gpu.why_not(CUDA)
+
+
+@pytest.mark.parametrize("setting", ["1", None])
+def test_an_old_gpu_and_a_missing_triton_are_named(monkeypatch, setting):
+    trial(monkeypatch, "raise SystemExit('tried')")
+    if setting:
+        monkeypatch.setenv("FAMKERN_GPU", setting)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert "compute capability 8.0, not 7.5" in gpu.why_not(CUDA)
+    forget()
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _: None)
+    assert "pip install triton" in gpu.why_not(CUDA)
