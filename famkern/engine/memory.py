@@ -38,12 +38,13 @@ def format_bytes(size: float) -> str:
 
 def available_memory() -> int:
     """Bytes that this process can still allocate: the machine's, or its control group's if that is less."""
-    return min(psutil.virtual_memory().available, *_cgroup_headroom(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))
+    headroom = _cgroup_headroom(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return min([psutil.virtual_memory().available, *headroom])
 
 
 def _cgroup_headroom(membership: Path, root: Path) -> list[int]:
-    """Bytes left under the limit of each control group that holds this process (versions 1 and 2); at least one item."""
-    left = [psutil.virtual_memory().total]
+    """Bytes left under the limit of each control group that holds this process and has one (versions 1 and 2)."""
+    left: list[int] = []
     if not membership.is_file():
         return left
     for line in membership.read_text().splitlines():

@@ -144,8 +144,11 @@ def make_plan(
     for spill in (False, True):
         if spill and slots > 1 and band is None:
             preferred = min(preferred, -(-height // LEAST_BANDS))
+        most = -(-preferred // tile)
+        if (plan := candidate(most, spill)).need <= bound:
+            return plan
         # How many tiles fit: the need grows with them, so that few of the heights must be tried.
-        tiles = bisect_right(range(1, -(-preferred // tile) + 1), bound, key=lambda n: candidate(n, spill).need)
+        tiles = bisect_right(range(1, most), bound, key=lambda n: candidate(n, spill).need)
         if tiles:
             return candidate(tiles, spill)
     least = min(candidate(1, spill).need for spill in (False, True))

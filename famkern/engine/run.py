@@ -98,8 +98,8 @@ def run(
                 if progress:
                     progress(done / total)
             means |= {name: s.means() for name, s in zip(stage.sums, sums, strict=True)}
-            for name in stage.sums:
-                mine.require(means[name].isfinite().all(), lambda: _overflow(plan.dtype))
+    # What overflows once stays so, through every skip, up to the last group's mean.
+    mine.require(torch.cat([mean.flatten() for mean in means.values()]).isfinite().all(), lambda: _overflow(plan.dtype))
     if checks is None:
         mine.look()
 
