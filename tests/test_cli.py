@@ -199,6 +199,15 @@ def test_info_says_what_each_gpu_runs_and_why(monkeypatch, capsys):
     assert lines == [f"cuda:{index}       GPU number {index}, {why}" for index in range(2)]
 
 
+def test_info_refuses_a_setting_that_is_none_in_a_line(monkeypatch, capsys):
+    monkeypatch.setenv("FAMKERN_GPU", "yes")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(cli.typer.Exit):
+        cli.info()
+    assert "FAMKERN_GPU=yes: 1 to use" in capsys.readouterr().err
+
+
 def test_evaluate_prints_figures_beside_those_of_the_input(tmp_path):
     pytest.importorskip("torchmetrics", reason="needs torchmetrics (pip install 'famkern[training]')")
     rng = np.random.default_rng(0)

@@ -80,8 +80,8 @@ class Distillation(Task):
         """Choose what computes the student, now that its device is known."""
         if self.teacher is not None:
             self.teacher.eval()
-        way = route.choose(self.device, self.recipe.channels, torch.float32)
-        if self.device.type == "cpu" and self.recipe.precision == "32-true" and way is not route.REFERENCE:
+        on_cpu = self.device.type == "cpu" and self.recipe.precision == "32-true"
+        if on_cpu and route.choose(self.device, self.recipe.channels, torch.float32) is route.COMPILED:
             self.network, self.how = FusedStudent(self.student).forward, "compiled kernels"
         else:
             self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -83,11 +83,20 @@ def run(
             stage.operator(inputs, gate, stage.weights, outputs, rows, *place)
             storage.release()
             for name, output in zip(stage.writes, outputs, strict=True):
+                if name == last and plan.dtype == torch.float16:
+                    low, high = output.aminmax()
+                    mine.require(low.isfinite() & high.isfinite(), lambda: _overflow(plan.dtype))
                 store(name, start, stop, output)
             for whole, part in zip(sums, rows, strict=True):
                 whole.add(start, part)
 
+        # An infinity stays one through every skip and reaches the means of the maps after it; but means are of the values
+        # before they are rounded to 16 bits, and after the last map there are none.
+        *_, last = (name for stage in line for name in stage.sums)
         for index, stage in enumerate(line):
+            if OUTPUT in stage.writes:
+                finite = torch.cat([mean.flatten() for mean in means.values()]).isfinite().all()
+                mine.require(finite, lambda: _overflow(plan.dtype))
             gate = stage.gate(means) if stage.gate else None
             origins |= dict.fromkeys(stage.writes, plan.slide * (index % 2))
             sums = [Sums(plan.height, plan.width, plan.cell, plan.channels, device) for _ in stage.sums]
@@ -98,8 +107,6 @@ def run(
                 if progress:
                     progress(done / total)
             means |= {name: s.means() for name, s in zip(stage.sums, sums, strict=True)}
-    # What overflows once stays so, through every skip, up to the last group's mean.
-    mine.require(torch.cat([mean.flatten() for mean in means.values()]).isfinite().all(), lambda: _overflow(plan.dtype))
     if checks is None:
         mine.look()
 

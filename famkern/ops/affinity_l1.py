@@ -49,19 +49,19 @@ def _tiles(maps: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         yield at, swapped, swapped[:, :, at].mT @ maps / 2  # [B, rows, N]
 
 
-@torch.autocast("cpu", enabled=False)
 def _l1(maps: Tensor) -> Tensor:
     total = maps.new_zeros(maps.shape[0], dtype=torch.float64)
-    for _, _, entries in _tiles(maps):
-        total += entries.abs().sum(-1, dtype=torch.float64).sum(-1)
+    with torch.autocast(maps.device.type, enabled=False):
+        for _, _, entries in _tiles(maps):
+            total += entries.abs().sum(-1, dtype=torch.float64).sum(-1)
     return total
 
 
-@torch.autocast("cpu", enabled=False)
 def _l1_backward(maps: Tensor, scale: Tensor) -> Tensor:
     gradient = torch.empty_like(maps)
-    for at, swapped, entries in _tiles(maps):
-        gradient[:, :, at] = swapped @ entries.sign().mT * scale[:, None, None].to(maps.dtype)
+    with torch.autocast(maps.device.type, enabled=False):
+        for at, swapped, entries in _tiles(maps):
+            gradient[:, :, at] = swapped @ entries.sign().mT * scale[:, None, None].to(maps.dtype)
     return gradient
 
 

@@ -43,7 +43,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool = False) 
     the number of threads; everything else runs on PyTorch. Gradients reach x, weight and bias; the compiled operator has no
     second derivative (RuntimeError).
     """
-    if route.choose(x.device, x.shape[-1], x.dtype) is not route.COMPILED:
+    if x.device.type != "cpu" or route.choose(x.device, x.shape[-1], x.dtype) is not route.COMPILED:
         return reference(x, weight, bias, residual=residual)
     y, mean = torch.ops.famkern.conv3x3(x.contiguous(), weight.contiguous(), bias.contiguous(), residual)
     return y, mean

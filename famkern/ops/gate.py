@@ -43,7 +43,7 @@ def gate(
 
     Routes, bits and derivatives as `conv3x3`; gradients reach every argument.
     """
-    if route.choose(z.device, z.shape[-1], z.dtype) is not route.COMPILED:
+    if z.device.type != "cpu" or route.choose(z.device, z.shape[-1], z.dtype) is not route.COMPILED:
         return reference(x, z, gate, weight1, bias1, weight2, bias2)
     arguments = (None if t is None else t.contiguous() for t in (x, z, gate, weight1, bias1, weight2, bias2))
     return torch.ops.famkern.gate(*arguments)

@@ -1,8 +1,8 @@
 """Whether the kernels for GPUs are used on the GPU at hand: where they run at all, once they were seen to be right there.
 
 They are proved without a GPU, by an emulator and an interpreter; what only the hardware shows is left. So a process of its
-own, which may crash, compares them with float64 (famkern/selftest.py); this takes a minute at most. A success is kept in
-the cache of the user until the GPU, its driver, PyTorch, Triton or famkern change.
+own, which may crash, compares them with float64 (famkern/selftest.py). A success is kept in the user's cache until the GPU,
+its driver, PyTorch, Triton or famkern change.
 
 FAMKERN_GPU=1    use them unasked
 FAMKERN_GPU=0    do not use them
@@ -17,6 +17,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -24,19 +25,20 @@ import torch
 
 from .library import COMPILED
 
+LEAST_CAPABILITY = (8, 0)  # tensor cores with bfloat16; compiled and tested from there on
 PACKAGE = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "famkern.selftest")
-LEAST_CAPABILITY = (8, 0)  # tensor cores with bfloat16; compiled and tested from there on
-LIMIT = 900  # seconds for the trial
+LIMIT = 400  # seconds for the trial; processes that train together wait for each other for ten minutes
 DRIVER = Path("/proc/driver/nvidia/version")
 
 logger = logging.getLogger("famkern")
+_lock = threading.Lock()
 
 
 def why_not(device: torch.device) -> str | None:
     """None where the kernels are used on this GPU, otherwise the reason why they are not.
 
-    The first question in a process may take the minute of the trial.
+    The first question in a process may take the time of a trial.
 
     Raises:
         ValueError: for a FAMKERN_GPU that says neither.
@@ -49,7 +51,11 @@ def why_not(device: torch.device) -> str | None:
             f"FAMKERN_GPU={setting}: 1 to use the kernels for GPUs, 0 not to, unset to have them tried first"
         )
     index = torch.cuda.current_device() if device.index is None else device.index
-    return _why_impossible(index) or (None if setting else _tried(index))
+    reason = _why_impossible(index)
+    if reason is None and setting is None:
+        with _lock:  # threads wait for one trial
+            reason = _tried(index)
+    return reason
 
 
 @functools.cache
@@ -65,9 +71,9 @@ def _why_impossible(index: int) -> str | None:
 @functools.cache
 def _tried(index: int) -> str | None:
     name, passed = torch.cuda.get_device_name(index), _cache() / _fingerprint(index)
-    if passed.exists():
+    if os.path.exists(passed):  # unlike Path's, it is silent about a folder that may not be read
         return None
-    logger.warning("trying the kernels on %s, for a minute at most, once unless they fail", name)
+    logger.warning("trying the kernels on %s, for a few minutes at most; once, unless they fail", name)
     problem = _try(index)
     if problem is not None:  # not kept: it may have been want of memory
         return f"they fail on {name} ({problem}); FAMKERN_GPU=0 spares the trial, FAMKERN_GPU=1 uses them all the same"
@@ -81,38 +87,41 @@ def _tried(index: int) -> str | None:
 
 def _try(index: int) -> str | None:
     """Run the kernels in a process of its own; None, or what went wrong in a line."""
-    environment = {name: value for name, value in os.environ.items() if name != "FAMKERN_REFERENCE"}
-    environment["FAMKERN_GPU"] = "1"
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the same famkern, however it was found
+    # The same famkern as here: paths as this process has them, and no other folder before them.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
     try:
         result = subprocess.run(
             [*COMMAND, f"cuda:{index}"],
+            cwd=PACKAGE.parent,
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=LIMIT,
             check=False,
         )
     except subprocess.TimeoutExpired:
         return f"not done after {LIMIT} s"
+    except OSError as error:
+        return f"{COMMAND[0] or 'Python'} does not start: {error}"
     if result.returncode == 0:
         return None
-    lines = (result.stdout + result.stderr).strip().splitlines()
-    return lines[-1].strip() if lines else f"exit code {result.returncode}"
+    *_, last = ["no message", *(result.stdout + result.stderr).strip().splitlines()]
+    return last.strip() if result.returncode == 1 else f"exit code {result.returncode} after: {last.strip()}"
 
 
 def _fingerprint(index: int) -> str:
     """Of everything that the answer depends on."""
     digest = hashlib.sha256()
-    versions = [f"{name} {_version(name)}" for name in ("torch", "triton")]
+    versions = [f"{name} {_version(name)}" for name in ("torch", "triton", "pytorch-triton")]
     driver = DRIVER.read_text() if DRIVER.exists() else ""
     about = [torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), torch.version.cuda, driver]
     digest.update(repr([*versions, *about]).encode())
     kernels = importlib.util.find_spec("famkern.kernels")
-    folders = [PACKAGE / "ops", PACKAGE / "engine", *map(Path, (kernels and kernels.submodule_search_locations) or ())]
-    sources = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    for path in [*sources, *([COMPILED] if COMPILED.exists() else [])]:
+    folders = {PACKAGE, *map(Path, (kernels and kernels.submodule_search_locations) or ())}
+    sources = {path for folder in folders for path in folder.rglob("*.py")}
+    for path in [*sorted(sources), *([COMPILED] if COMPILED.exists() else [])]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
 
@@ -125,4 +134,5 @@ def _version(package: str) -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "famkern" / "gpus"
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # unlike Path's, it needs no home
+    return Path(folder) / "famkern" / "gpus"

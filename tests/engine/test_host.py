@@ -183,7 +183,6 @@ def test_rows_of_a_band_are_never_more_than_a_buffer_has():
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("memory", ["64MiB", "128MiB"])
 def test_a_bound_on_a_gpu_is_kept_with_the_same_bits(dtype, memory, monkeypatch):
-    monkeypatch.setenv("FAMKERN_GPU", "1")
     opened = []
     make = HostStorage.__init__
     monkeypatch.setattr(HostStorage, "__init__", lambda self, *a: (opened.append(self), make(self, *a))[1])

@@ -39,11 +39,6 @@ def relative(got: Tensor, wanted: Tensor, terms: Tensor | None = None) -> float:
     return float((got.double() - wanted.double()).norm() / size.clamp_min(1e-300))
 
 
-@pytest.fixture(autouse=True)
-def kernels_for_gpus(monkeypatch) -> None:
-    monkeypatch.setenv("FAMKERN_GPU", "1")
-
-
 @pytest.fixture
 def on_gpu() -> None:
     if not torch.cuda.is_available():

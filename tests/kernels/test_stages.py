@@ -301,7 +301,6 @@ def test_the_engine_runs_on_the_kernels(kernels, window, device, monkeypatch) ->
 @pytest.mark.parametrize("dtype", [torch.float32, HALF, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("C", [16, 32, 64])
 def test_the_whole_network(C, dtype, device, monkeypatch) -> None:
-    monkeypatch.setenv("FAMKERN_GPU", "1")
     model, picture = Student(channels=C).eval(), torch.rand(3, 123, 211)
     assert route.choose(torch.device(device), C, torch.float32) is route.GPU
     right = Dehazer(model, device="cpu", dtype="float64")(picture.double())

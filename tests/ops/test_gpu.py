@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def trial(monkeypatch, code):
 
 
 def test_kernels_that_pass_are_used_and_not_tried_again(monkeypatch, caplog):
-    trial(monkeypatch, "import os, sys; sys.exit(sys.argv[1:] != ['cuda:0'] or os.environ['FAMKERN_GPU'] != '1')")
+    trial(monkeypatch, "import sys; sys.exit(sys.argv[1:] != ['cuda:0'])")
     assert gpu.why_not(CUDA) is None
     assert "trying the kernels on Some GPU" in caplog.text
     forget()
@@ -53,7 +54,8 @@ def test_kernels_that_pass_are_used_and_not_tried_again(monkeypatch, caplog):
     [
         ("import sys; print('a result'); sys.exit('too far from float64')", "too far from float64"),
         ("raise ImportError('no such thing')", "no such thing"),
-        ("import os; os.abort()", "exit code -6"),
+        ("import os; print('before', flush=True); os.abort()", "exit code -6 after: before"),
+        ("raise SystemExit(1)", "no message"),
         ("import time; time.sleep(60)", "not done after 1 s"),
     ],
 )
@@ -64,6 +66,7 @@ def test_kernels_that_fail_are_not_used_and_the_reason_is_told(monkeypatch, code
     assert reason in told
     assert "on Some GPU" in told
     assert "FAMKERN_GPU=1" in told
+    monkeypatch.setattr(gpu, "LIMIT", 60)
     trial(monkeypatch, "")
     assert gpu.why_not(CUDA) == told  # once in a process
     forget()
@@ -77,6 +80,46 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path, caplog):
         assert gpu.why_not(CUDA) is None
     assert f"{tmp_path / 'famkern'}" in caplog.text
     assert "cannot be written" in caplog.text
+
+
+def test_a_cache_that_cannot_be_read_is_no_crash(monkeypatch, tmp_path, caplog):
+    trial(monkeypatch, "")
+    monkeypatch.setattr(
+        gpu.Path, "exists", lambda _: (_ for _ in ()).throw(PermissionError("a home of somebody else's"))
+    )
+    monkeypatch.setattr(gpu, "_fingerprint", lambda _: "of this GPU")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "no" / "such" / "home"))
+    (tmp_path / "no").write_text("in the way")
+    assert gpu.why_not(CUDA) is None
+    assert "cannot be written" in caplog.text
+
+
+def test_a_python_that_does_not_start_is_told(monkeypatch):
+    monkeypatch.setattr(gpu, "COMMAND", ("/no/such/python",))
+    assert "/no/such/python does not start" in gpu.why_not(CUDA)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_the_program_of_the_trial_is_this_famkern_s_whatever_the_folder(monkeypatch, tmp_path):
+    (tmp_path / "famkern.py").write_text("raise SystemExit('a file of the user')")
+    (tmp_path / "torch.py").write_text("raise SystemExit('a file of the user')")
+    monkeypatch.chdir(tmp_path)
+    problem = gpu._try(0)
+    assert "CUDA" in problem or "NVIDIA" in problem  # there is none here
+    assert "file of the user" not in problem
+
+
+def test_threads_wait_for_one_trial(monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    trial(
+        monkeypatch,
+        "import os, time; open(os.environ['RUNS'], 'a').write('x'); time.sleep(0.5); raise SystemExit('no')",
+    )
+    with ThreadPoolExecutor() as pool:
+        reasons = list(pool.map(gpu.why_not, [CUDA] * 4))
+    assert (tmp_path / "runs").read_text() == "x"
+    assert len(set(reasons)) == 1
 
 
 def test_the_variable_spares_the_trial(monkeypatch):

@@ -26,7 +26,7 @@ SKY_IS_FAR = 0.5  # share of samples in which what looks like sky is; it may as 
 
 
 class Sample(NamedTuple):
-    """One view: hazy and clear (H, W, 3) uint8; transmission (H, W) in [0, 1], or None where it is not known."""
+    """One view: hazy and clear (H, W, 3) uint8; transmission, in green, (H, W) in [0, 1], or None where it is not known."""
 
     hazy: Pixels
     clear: Pixels

@@ -32,9 +32,9 @@ def synthesize(
 ) -> Iterator[Outcome]:
     """Write `pairs` pairs of whole pictures as FOLDER/hazy/ID_number.png and FOLDER/clear/ID.png.
 
-    FOLDER/transmission/ID_number.png, 16-bit grey, shows t from 0 to 65535, where it is known. All views of the source
-    come once, in an order that depends on the seed, then all with number 2, and so on. Pair k depends on the seed and k
-    alone. Pairs that are there are skipped unless `overwrite`.
+    FOLDER/transmission/ID_number.png, 16-bit grey, shows t, in green, from 0 to 65535, where it is known. All views of the
+    source come once, in an order that depends on the seed, then all with number 2, and so on. Pair k depends on the seed
+    and k alone. Pairs that are there are skipped unless `overwrite`.
 
     Args:
         source: where views and haze come from.
