@@ -15,7 +15,7 @@ from PIL import Image
 
 from famkern import images
 
-from . import fields, solving
+from . import fields, objects, solving
 from .haze import Floats, Haze
 from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos
 from .sky import find_sky, likeness, overcast, skyline
@@ -219,6 +219,8 @@ class PhotoScene:
             place = skyline(rng, *clear.shape[:2], box[0], box[2])
             clear, airlight = overcast(rng, clear, place)
             depth = depth * (1 - place)
+        if view.varied and rng.random() < self.haze.objects:
+            clear, depth = objects.draw(rng, clear, depth)
         hazy, transmission = self.haze.add(clear, depth, rng, airlight)
         return Sample(hazy, clear, transmission)
 
