@@ -42,5 +42,7 @@ def test_photographs_have_them_as_often_as_the_haze_says_and_whole_pictures_neve
     scenes = [Photos(tmp_path, haze=dataclasses.replace(plain, objects=p)).scenes()[0] for p in (0, 1)]
     store = Store(1 << 20)
     for view, differ in ((Crop(48), True), (Whole(90), False)):
-        pairs = [[scene.sample(store, np.random.default_rng(seed), view).clear for scene in scenes] for seed in range(10)]
+        pairs = [
+            [scene.sample(store, np.random.default_rng(seed), view).clear for scene in scenes] for seed in range(10)
+        ]
         assert any((a != b).any() for a, b in pairs) == differ
