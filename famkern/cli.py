@@ -119,19 +119,17 @@ def info() -> None:
     def show(name: str, value: str) -> None:
         print(f"{name:<12} {value}")
 
-    gpus = [
-        torch.device("cuda", index) for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    ]
     try:
         kernels = _describe_cpu_kernels(instruction_set(), why_not_compiled())
-        of_gpus = {gpu: route.describe_gpu(gpu) for gpu in gpus}
+        devices = (torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+        gpus = {device: route.describe_gpu(device) for device in devices}
     except ValueError as error:
         _fail(str(error), code=2)
     show("famkern", __version__)
     show("Python", platform.python_version())
     show("PyTorch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
     show("CPU kernels", kernels)
-    for gpu, kernels in of_gpus.items():
+    for gpu, kernels in gpus.items():
         show(str(gpu), f"{torch.cuda.get_device_name(gpu.index)}, {kernels}")
     if not gpus:
         show("CUDA", "no device found by PyTorch")

@@ -21,8 +21,6 @@ Dehazing", arXiv 2207.11250. The identity is derived in docs/fam.md.
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -151,15 +149,10 @@ def on_gpu(plain: Callable[..., Any], kernels: Callable[..., Any]) -> Callable[.
         device = next(a.device for a in arguments if isinstance(a, Tensor))
         reason = gpu.why_not(device)
         if reason is not None:
-            _announce(reason)
+            library.announce("the feature affinity runs in plain PyTorch", reason)
         return (kernels if reason is None else plain)(*arguments)
 
     return run
-
-
-@functools.cache
-def _announce(reason: str) -> None:
-    logging.getLogger("famkern").warning("the feature affinity runs in plain PyTorch, slower: %s", reason)
 
 
 def triton_kernels() -> Any:

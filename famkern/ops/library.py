@@ -77,10 +77,15 @@ def has_cuda_stages() -> bool:
 
 
 @functools.cache
+def announce(what: str, reason: str) -> None:
+    """Say in the log, once for each reason, what runs slower than it could, and why."""
+    logging.getLogger("famkern").warning("%s, slower: %s", what, reason)
+
+
 def announce_missing_kernels() -> None:
     """Say once, in the log, that the compiled CPU kernels are not in use and why; nothing if they are."""
     if _REASON is not None:
-        logging.getLogger("famkern").warning("running without compiled CPU kernels, slower: %s", _REASON)
+        announce("running without compiled CPU kernels", _REASON)
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,6 +124,5 @@ def _operators() -> Any:
     return torch.ops.famkern
 
 
-@functools.cache
 def _announce(reason: str) -> None:
-    logging.getLogger("famkern").warning("the network runs on the reference in plain PyTorch, slower: %s", reason)
+    library.announce("the network runs on the reference in plain PyTorch", reason)

@@ -17,6 +17,8 @@ from torch import Tensor
 from famkern.ops import affinity_l1, affinity_maps
 from famkern.ops.affinity import reference
 
+from .errors import relative
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -59,15 +61,6 @@ def features(case: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Te
     student = torch.randn(B, Cs, h * ps + min(beside, ps - 1), w * ps + min(above, ps - 1), generator=generator)
     student = student.contiguous(memory_format=torch.channels_last)
     return teacher.to(device, dtype), student.to(device, dtype), pt, ps
-
-
-def relative(got: Tensor, wanted: Tensor, terms: Tensor | None = None) -> float:
-    """The error beside what was wanted; or beside the sizes of its terms, where these may cancel."""
-    assert got.shape == wanted.shape
-    if wanted.numel() == 0:
-        return 0.0
-    size = (wanted if terms is None else terms).norm()
-    return float((got.double() - wanted).norm() / size.clamp_min(1e-300))
 
 
 def tolerance(*tensors: Tensor) -> float:

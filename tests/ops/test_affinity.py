@@ -512,7 +512,7 @@ def test_a_gpu_whose_kernels_are_not_used_takes_what_runs_anywhere_and_the_log_s
     assert run(None, torch.zeros(1)) == "kernels"
     assert not caplog.text
     monkeypatch.setattr(affinity_maps.gpu, "why_not", lambda _: "they fail")
-    affinity_maps._announce.cache_clear()
+    affinity_maps.library.announce.cache_clear()
     assert run(None, torch.zeros(1)) == "plain"
     assert "slower: they fail" in caplog.text
 

@@ -14,7 +14,7 @@ CUDA = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.delenv("FAMKERN_REFERENCE", raising=False)
-    route._announce.cache_clear()
+    route.library.announce.cache_clear()
 
 
 def test_a_gpu_has_a_route_of_its_own(monkeypatch, caplog) -> None:

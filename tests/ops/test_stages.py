@@ -270,7 +270,7 @@ def test_the_tail_takes_any_number_of_groups(groups):
 
 @pytest.mark.parametrize("channels", [8, 24])
 def test_other_channels_and_float64_take_the_reference_and_the_log_says_so(channels, caplog):
-    route._announce.cache_clear()
+    route.library.announce.cache_clear()
     assert route.choose(torch.device("cpu"), channels, torch.float32) is route.REFERENCE
     assert f"16, 32 or 64 channels, not {channels}" in caplog.text
     assert route.choose(torch.device("cpu"), 16, torch.float64) is route.REFERENCE
