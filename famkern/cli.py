@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import platform
 import signal
 import sys
@@ -421,6 +422,10 @@ def _train(task: Task, **options: Any) -> None:
         _fail(f"interrupted; go on from the last checkpoint with --resume: {session.folder}", code=130)
     finally:
         bar.stop()
+    if not run.is_first_process():
+        # A worker of gloo's that still holds a tensor may abort an interpreter that shuts down; Lightning would then kill
+        # the first process over its drawings.
+        os._exit(0)
 
 
 @contextmanager

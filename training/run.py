@@ -33,7 +33,7 @@ from .journal import CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, Whole
 from .recipe import Recipe
 from .task import Task
 
-__all__ = ["RunError", "Session", "prepare", "resumed", "train"]
+__all__ = ["RunError", "Session", "is_first_process", "prepare", "resumed", "train"]
 
 R = TypeVar("R", bound=Recipe)
 
@@ -56,7 +56,7 @@ def train(task: Task, session: Session) -> None:
     device = _device(session.device)
     if session.threads is not None and session.threads < 1:
         raise RunError(f"threads is a whole number from 1, not {session.threads}")
-    if rank_zero_only.rank == 0:  # the other processes are started when all is in place
+    if is_first_process():  # the other processes are started when all is in place
         prepare(task, session)
     if session.threads is not None:
         torch.set_num_threads(session.threads)
@@ -97,6 +97,11 @@ def train(task: Task, session: Session) -> None:
         plots.curves(folder / LOG, folder / CURVES)
         plots.grid(task.samples(4), folder / SAMPLES)
         session.report(f"{recipe.steps} steps done: {folder / task.weights}")
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that was started, not one of those that it starts for its other devices."""
+    return rank_zero_only.rank == 0
 
 
 def prepare(task: Task, session: Session) -> None:
