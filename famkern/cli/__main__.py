@@ -1,0 +1,5 @@
+"""`python -m famkern.cli`: the `famkern` command."""
+
+from . import main
+
+main()

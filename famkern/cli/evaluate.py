@@ -1,0 +1,80 @@
+"""`famkern evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from .. import models
+from ..dehazer import Dehazer
+from .options import DeviceOption, DtypeOption, ModelOption, ThreadsOption, WindowOption
+from .terminal import fail, log_to_terminal, out, progress_bar, training_installed, wrong_usage
+
+
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Holds hazy/ and clear/, named as in RESIDE; for a teacher, see below."),
+    ],
+    model: ModelOption = "student",
+    csv: Annotated[Path | None, typer.Option(help="Write the figures of each pair to this file.")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
+    window: WindowOption = None,
+) -> None:
+    """Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.
+
+    Of a teacher, which enlarges pictures instead: PSNR on luma, beside that of bicubic enlargement. FOLDER then holds HR/
+    and LRx2/, or sharp pictures, which are made small.
+    """
+    log_to_terminal()
+    with training_installed():
+        from ..training import evaluation
+    with wrong_usage():
+        network = models.load(model)
+        if isinstance(network, models.Teacher):
+            if csv or device or dtype or threads or window is not None:
+                raise ValueError("a teacher is evaluated without --csv, --device, --dtype, --threads and --window")
+            _evaluate_teacher(network, model, folder)
+            return
+        dehazer = Dehazer(network, device=device, dtype=dtype, threads=threads, window=window)
+    try:
+        pairs = evaluation.find_pairs(folder)
+        scores = []
+        with progress_bar(len(pairs)) as bar:
+            task = bar.add_task("", total=len(pairs), name="")
+            for score in evaluation.evaluate(dehazer, pairs):
+                scores.append(score)
+                bar.update(task, advance=1, name=escape(score.hazy.name))
+    except (ValueError, OSError) as error:
+        fail(str(error), code=1)
+    table = Table("", "PSNR", "SSIM", box=None, padding=(0, 2))
+    mean = evaluation.mean(scores)
+    table.add_row("hazy input", f"{mean.hazy_psnr:.2f} dB", f"{mean.hazy_ssim:.4f}")
+    table.add_row(escape(model), f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
+    out.print(table, highlight=False)
+    out.print(f"{len(scores)} pairs; {evaluation.RULES}", highlight=False, soft_wrap=True)
+    if csv is not None:
+        try:
+            evaluation.write_csv(csv, scores)
+        except OSError as error:
+            fail(f"{csv}: {error.strerror}", code=1)
+
+
+def _evaluate_teacher(teacher: models.Teacher, name: str, folder: Path) -> None:
+    from ..training import super_resolution
+
+    try:
+        scores = list(super_resolution.evaluate(teacher, super_resolution.find_pictures(folder)))
+    except (ValueError, OSError) as error:
+        fail(str(error), code=1)
+    table = Table("", "PSNR of luma", box=None, padding=(0, 2))
+    table.add_row("bicubic", f"{sum(score.bicubic_psnr for score in scores) / len(scores):.2f} dB")
+    table.add_row(escape(name), f"{sum(score.psnr for score in scores) / len(scores):.2f} dB")
+    out.print(table, highlight=False)
+    out.print(f"{len(scores)} pictures, x2; {super_resolution.RULES}", highlight=False, soft_wrap=True)
