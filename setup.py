@@ -8,9 +8,9 @@ Two libraries come out of csrc/, both beside the Python package:
 Kernels in csrc/cpu/kernels are compiled once per instruction set and chosen at run time, so a build made on one
 machine runs on any other of its architecture.
 
-The stages in CUDA C++ join _C.so where torch has CUDA and nvcc is there.
+The kernels in CUDA C++ join _C.so where torch has CUDA and nvcc is there; if nvcc fails, Triton has their work.
 
-    FAMKERN_CUDA=1|0        with or without them, whatever torch has
+    FAMKERN_CUDA=1|0        with or without them, whatever torch has; with 1 it is an error if nvcc is missing or fails
     FAMKERN_REQUIRE_EXT=1   a missing compiler or torch is an error (default: a warning, and a pure-Python install)
     CXX                     the C++ compiler (default g++)
 """
@@ -29,6 +29,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import ExecError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
@@ -99,12 +100,25 @@ class NinjaBuild(build_ext):
             self.leave_out("famkern._C", "its kernels: there is no torch >= 2.10 to build against")
         elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
             self.leave_out("famkern._cpu")  # Python's headers are a package of their own; the kernels do without them
-        if self.extensions:
-            # One folder for every kind of build, so that none compiles what another has compiled already.
-            build = ROOT / "build" / "ninja"
-            build.mkdir(parents=True, exist_ok=True)
-            (build / "build.ninja").write_text(self.recipe(self.extensions, compiler, torch))
-            self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
+        if not self.extensions:
+            return
+        nvcc = cuda_compiler(torch)
+        try:
+            self.build(compiler, torch, nvcc)
+        except ExecError:
+            if nvcc is None or os.environ.get("FAMKERN_CUDA") == "1":
+                raise
+            # Too old for these GPUs, or for the compiler of C++. If that is not it, the next attempt fails as well.
+            self.warn(f"famkern installs without its kernels in CUDA C++: {nvcc} fails, see above. It uses Triton.")
+            self.build(compiler, torch, None)
+
+    def build(self, compiler: str, torch: Path | None, nvcc: Path | None) -> None:
+        """Have ninja bring all extensions up to date."""
+        # One folder for every kind of build, so that none compiles what another has compiled already.
+        build = ROOT / "build" / "ninja"
+        build.mkdir(parents=True, exist_ok=True)
+        (build / "build.ninja").write_text(self.recipe(self.extensions, compiler, torch, nvcc))
+        self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
 
     def leave_out(self, name: str, what: str | None = None) -> None:
         """Do not build an extension; say so, or refuse to go on, if that makes a difference to the user."""
@@ -120,7 +134,7 @@ class NinjaBuild(build_ext):
 
         return str(Path(ninja.BIN_DIR) / "ninja")
 
-    def recipe(self, targets: list[Extension], compiler: str, torch: Path | None) -> str:
+    def recipe(self, targets: list[Extension], compiler: str, torch: Path | None, nvcc: Path | None) -> str:
         """The text of build.ninja."""
         import pybind11
 
@@ -152,7 +166,6 @@ class NinjaBuild(build_ext):
         python = " ".join(
             f"-isystem {shlex.quote(path)}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
         )
-        nvcc = cuda_compiler(torch)
         if nvcc:
             arches = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS]
             arches.append("-gencode=arch=compute_90,code=compute_90")

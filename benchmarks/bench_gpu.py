@@ -63,12 +63,12 @@ class Network(nn.Module):
 @contextlib.contextmanager
 def kernels(name: str) -> Iterator[None]:
     """Run on CUDA C++ or on Triton alone."""
-    built = route.library.has_cuda_stages()
-    if name == OURS[0] and not built:
-        raise RuntimeError("famkern was built without CUDA: FAMKERN_CUDA=1")
+    reason = route.library.why_not_cuda()
+    if name == OURS[0] and reason is not None:
+        raise RuntimeError(reason)
     with (
         mock.patch.dict("os.environ", FAMKERN_GPU="1"),
-        mock.patch.object(route.library, "has_cuda_stages", return_value=name == OURS[0]),
+        mock.patch.object(route.library, "why_not_cuda", return_value=None if name == OURS[0] else "Triton alone"),
     ):
         yield
 
@@ -144,8 +144,8 @@ def verify_affinity(H: int, W: int) -> None:
 @pytest.mark.parametrize("size", [ODD, *SIZES], ids=str)
 @pytest.mark.parametrize("name", OURS)
 def test_gpu_frames_are_right(name: str, size: tuple[int, int]) -> None:
-    if name == OURS[0] and not route.library.has_cuda_stages():
-        pytest.skip("needs famkern built with nvcc: FAMKERN_CUDA=1")
+    if name == OURS[0] and (reason := route.library.why_not_cuda()) is not None:
+        pytest.skip(reason)
     with torch.inference_mode():
         verify({name: ours(name), EAGER: eager()}, size)
 
@@ -177,8 +177,8 @@ def frames(size: tuple[int, int], names: Sequence[str], rounds: int) -> dict[str
     """Of everyone who runs here; where PyTorch's compiler does not, the table says why."""
     images, runs, missing = pictures(size), {}, {}
     for name in names:
-        if name == OURS[0] and not route.library.has_cuda_stages():
-            missing[name] = Times(missing="famkern was built without CUDA")
+        if name == OURS[0] and (reason := route.library.why_not_cuda()) is not None:
+            missing[name] = Times(missing=reason)
             continue
         try:
             runs[name] = COMPETITORS[name]()
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     names = [name for name in COMPETITORS if not (name == COMPILED and options.without_compile)]
     with torch.inference_mode():
-        runnable = [name for name in OURS if name != OURS[0] or route.library.has_cuda_stages()]
+        runnable = [name for name in OURS if name != OURS[0] or route.library.why_not_cuda() is None]
         verify({name: COMPETITORS[name]() for name in [*runnable, EAGER]}, ODD)
         bandwidth = copy_bandwidth(options.rounds)
         measured = {size: frames(size, names, options.rounds) for size in SIZES}

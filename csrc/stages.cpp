@@ -304,6 +304,11 @@ STABLE_TORCH_LIBRARY_IMPL(famkern, CUDA, m) {
 
 // For Python's ctypes: these are here.
 extern "C" __attribute__((visibility("default"))) void famkern_has_cuda_stages() {}
+
+// The CUDA that the driver knows, 0 without one, and the CUDA that compiled the kernels: 1000 major + 10 minor.
+extern "C" __attribute__((visibility("default"))) void famkern_cuda_versions(int (&versions)[2]) {
+    famkern::cuda::versions(versions);
+}
 #endif
 
 // For Python's ctypes: the bytes that a call for such a band works in, at most; `cell` as in the operators.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import engine, models
 from .models import windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
-from .ops import route
+from .ops import gpu, route
 
 T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
@@ -259,6 +259,8 @@ class Dehazer:
                 self._lines[dtype, device] = engine.lower(
                     self._tensors, **self._numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=dtype, device=device
                 )
+                if device.type == "cuda":
+                    torch.cuda.current_stream(device).synchronize()  # other threads' streams will read it
             return self._lines[dtype, device]
 
 
@@ -315,7 +317,7 @@ def _numbered(device: torch.device) -> torch.device:
 
 def _available(device: torch.device) -> int:
     """Bytes that maps could take on this device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else engine.available_memory()
+    return gpu.available_memory(device) if device.type == "cuda" else engine.available_memory()
 
 
 def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:

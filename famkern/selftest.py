@@ -128,4 +128,5 @@ def problem_on(device: torch.device) -> str | None:
 if __name__ == "__main__":
     os.environ["FAMKERN_GPU"] = "1"  # this is the trial
     os.environ.pop("FAMKERN_REFERENCE", None)
+    torch.set_float32_matmul_precision("highest")  # containers exist that say otherwise for every process
     sys.exit(problem_on(torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")))

@@ -137,13 +137,13 @@ def _pool(
 
 @triton.jit
 def _gram(maps, partials, height, positions, chunk, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Program (chunk of positions, pair of blocks of rows, image): partials [B, chunks, K, K]."""
+    """Program (pair of blocks of rows, chunk of positions, image): partials [B, chunks, K, K]."""
     blocks = tl.cdiv(height, ROWS)
-    i = tl.program_id(1) // blocks * ROWS + tl.arange(0, ROWS)
-    j = tl.program_id(1) % blocks * ROWS + tl.arange(0, ROWS)
+    i = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)
+    j = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     image = tl.program_id(2).to(tl.int64)
     first = image * height * positions
-    begin = tl.program_id(0) * chunk
+    begin = tl.program_id(1) * chunk
     end = min(begin + chunk, positions)
     total = tl.zeros((ROWS, ROWS), tl.float64)
     for at in range(begin, end, BLOCK):
@@ -153,7 +153,7 @@ def _gram(maps, partials, height, positions, chunk, ROWS: tl.constexpr, BLOCK: t
         a = tl.load(a_at, (i < height)[:, None] & (n < end)[None, :], 0.0).to(tl.float64)  # [ROWS, BLOCK]
         b = tl.load(b_at, (j < height)[None, :] & (n < end)[:, None], 0.0).to(tl.float64)  # [BLOCK, ROWS]
         total = tl.dot(a, b, total, out_dtype=tl.float64)
-    out = partials + ((image * tl.num_programs(0) + tl.program_id(0)) * height + i[:, None]) * height + j[None, :]
+    out = partials + ((image * tl.num_programs(1) + tl.program_id(1)) * height + i[:, None]) * height + j[None, :]
     tl.store(out, total, (i < height)[:, None] & (j < height)[None, :])
 
 
@@ -340,10 +340,12 @@ def affinity_maps(
         if not gram:
             grams = student.new_empty((0, K, K), dtype=torch.float64)
             return maps, inverse, grams
-        chunk = POSITIONS * triton.cdiv(N, 64 * POSITIONS)  # at most 64 chunks an image
+        # As many chunks as programs of few rows need to fill a GPU: 64 an image, or what 32 MiB of partial sums hold.
+        most = min(64, max(1, (1 << 22) // (B * K * K)))
+        chunk = POSITIONS * triton.cdiv(N, most * POSITIONS)
         chunks, blocks = triton.cdiv(N, chunk), triton.cdiv(K, ROWS)
         partials = student.new_empty((B, chunks, K, K), dtype=torch.float64)
-        _gram[(chunks, blocks * blocks, B)](maps, partials, K, N, chunk, ROWS=ROWS, BLOCK=POSITIONS, num_stages=1)
+        _gram[(blocks * blocks, chunks, B)](maps, partials, K, N, chunk, ROWS=ROWS, BLOCK=POSITIONS, num_stages=1)
         grams = partials.sum(1)
     return maps, inverse, grams
 

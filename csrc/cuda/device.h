@@ -107,10 +107,32 @@ int on_device(int device, const Run& run) {
     return result;
 }
 
-#define FAMKERN_LAUNCH(kernel, blocks, images, threads, shared, stream, ...)                                           \
-    (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),                           \
-     kernel<<<dim3(unsigned(blocks), unsigned(images)), threads, size_t(shared), cudaStream_t(stream)>>>(__VA_ARGS__), \
-     int(cudaGetLastError()))
+// Lets a kernel have as much shared memory as there is, which no block has unasked: 0, or CUDA's error. Always the same
+// amount, since other threads may be about to launch the same kernel with another.
+template <class Kernel>
+int allow_shared_memory(Kernel* kernel) {
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     int(cudaSharedmemCarveoutMaxShared));
+    return int(error);
+}
+
+template <class Launch>
+int launched(int error, const Launch& launch) {
+    if (error != 0) return error;
+    launch();
+    return int(cudaGetLastError());
+}
+
+#define FAMKERN_LAUNCH(kernel, blocks, images, threads, shared, stream, ...)                                 \
+    famkern::cuda::launched((shared) == 0 ? 0 : famkern::cuda::allow_shared_memory(kernel), [&] {            \
+        kernel<<<dim3(unsigned(blocks), unsigned(images)), threads, size_t(shared), cudaStream_t(stream)>>>( \
+            __VA_ARGS__);                                                                                    \
+    })
 
 #endif
 

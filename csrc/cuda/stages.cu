@@ -567,33 +567,42 @@ int64_t shared_bytes(const StageCall& call, const Arguments& a) {
 int64_t fitting(const StageCall& call, const Arguments& a, const Device& device) {
     constexpr int64_t kReserved = 1024;  // CUDA's own, for each block
     const int64_t blocks = device.shared / (shared_bytes(call, a) + kReserved);
-    return blocks < 1 ? 1 : blocks < resident(call.kind) ? blocks : resident(call.kind);
+    return blocks < resident(call.kind) ? blocks : resident(call.kind);
 }
 
 // Maps that are not copied ahead: as few as let a second block reside, which works while the first one waits. GPUs with
 // 100 KiB (sm_86, sm_89, sm_120) have room for two blocks of a block stage or a tail only so.
 int direct_of(const StageCall& call, Arguments a, const Device& device) {
     const int staged = call.kind == StageKind::head ? 0 : staged_of(call.kind, a.map_count);
-    for (a.direct = 0; a.direct < staged; ++a.direct)
-        if (fitting(call, a, device) > 1) return a.direct;
-    return 0;
+    for (int blocks = 2; blocks > 0; --blocks)
+        for (a.direct = 0; a.direct <= staged; ++a.direct)
+            if (fitting(call, a, device) >= blocks) return a.direct;
+    return staged;  // no layout fits, and the launch will say so
 }
 
-// Rows of a run: all blocks are on the device at once, but a run is not so short that most of it is halo.
+// Rows of a run: blocks come in waves of as many as the device has room for, and the fewest rows that a multiprocessor
+// computes one after another, halos included, are the quickest. Runs are not so short that most of them is halo.
 int64_t run_of(const StageCall& call, int64_t room) {
     constexpr int64_t kLeast = 32;
-    const int64_t columns = blocks_of(call) * call.batch;
-    const int64_t runs = room / columns < 1 ? 1 : room / columns;
-    const int64_t rows = (call.rows + runs - 1) / runs;
-    return rows < kLeast ? kLeast : (rows + kRows - 1) / kRows * kRows;
+    int64_t best = 0, least = INT64_MAX;
+    for (int64_t runs = 1; runs <= (call.rows + kLeast - 1) / kLeast; ++runs) {
+        const int64_t even = ((call.rows + runs - 1) / runs + kRows - 1) / kRows * kRows;
+        const int64_t run = even < kLeast ? kLeast : even;
+        const int64_t blocks = blocks_of(call) * call.batch * ((call.rows + run - 1) / run);
+        const int64_t rows = (blocks + room - 1) / room * (run + 2 * call.convolutions);
+        if (rows < least) best = run, least = rows;
+    }
+    return best;
 }
+
+// Whether gates and sums are of cells.
+bool has_windows(const StageCall& call) { return call.cells() > 1 || call.gate_rows > 1 || call.gate_columns > 1; }
 
 template <StageKind kKind, class T>
 int launch(const StageCall& call, const Arguments& a, void* stream) {
     const int64_t runs = (call.rows + a.run - 1) / a.run;
     const int64_t shared = shared_bytes(call, a);
-    const bool windows = call.cells() > 1 || call.gate_rows > 1 || call.gate_columns > 1;
-    const auto kernel = windows ? stage_kernel<kKind, T, true> : stage_kernel<kKind, T, false>;
+    const auto kernel = has_windows(call) ? stage_kernel<kKind, T, true> : stage_kernel<kKind, T, false>;
     return FAMKERN_LAUNCH(kernel, a.blocks * runs, call.batch, kThreads, shared, stream, a);
 }
 
@@ -635,8 +644,9 @@ int run_stage(const StageCall& call, void* workspace, const Device& device, void
     a.gate_columns = call.gate_columns;
     a.cell = call.cell < INT32_MAX ? call.cell : INT32_MAX;
     a.first_row = call.first_row;
-    const bool windows = call.gate_rows > 1 || call.gate_columns > 1;
-    a.corners = windows ? call.gate_columns > 1 ? int(cells_of(kLanes, a.cell)) + 1 : 1 : 0;
+    a.corners = !has_windows(call) || call.kind == StageKind::head ? 0
+                : call.gate_columns > 1                            ? int(cells_of(kLanes, a.cell)) + 1
+                                                                   : 1;
     a.slots = call.cells() > 1 ? int(cells_of(16, a.cell)) : 1;
     a.parts = int(parts_of(call));
     for (int i = 0; i < 4; ++i) a.pixel[i] = call.pixel[i];
@@ -658,7 +668,8 @@ int run_stage(const StageCall& call, void* workspace, const Device& device, void
     a.bottom = call.bottom;
     a.blocks = blocks_of(call);
     a.direct = direct_of(call, a, device);
-    a.run = run_of(call, device.multiprocessors * fitting(call, a, device));
+    const int64_t fit = fitting(call, a, device);
+    a.run = run_of(call, device.multiprocessors * (fit < 1 ? 1 : fit));
     int error =
         call.storage == Storage::float16 ? launch_kind<Half>(call, a, stream) : launch_kind<BFloat>(call, a, stream);
     for (int i = 0; i < 2 && error == 0; ++i) {
@@ -679,6 +690,12 @@ int run_stage_on(int device, const StageCall& call, void* workspace, void* strea
             error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
         return error == cudaSuccess ? run_stage(call, workspace, {multiprocessors, shared}, stream) : int(error);
     });
+}
+
+void versions(int (&of)[2]) {
+    of[0] = 0;
+    cudaDriverGetVersion(&of[0]);
+    of[1] = CUDART_VERSION;
 }
 
 const char* error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }

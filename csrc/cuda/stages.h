@@ -25,6 +25,9 @@ int run_stage(const StageCall& call, void* workspace, const Device& device, void
 // The same on a device of this number, which is asked what it has. Not in the emulator.
 int run_stage_on(int device, const StageCall& call, void* workspace, void* stream);
 
+// The CUDA of the driver, 0 without one, and of the compiler: 1000 major + 10 minor. Not in the emulator.
+void versions(int (&of)[2]);
+
 // What an error means. Not in the emulator.
 const char* error_text(int error);
 

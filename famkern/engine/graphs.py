@@ -1,7 +1,7 @@
 """Runs of the same picture size again and again, as CUDA graphs: one call of the driver instead of hundreds.
 
     first picture of a size     runs as it is: kernels are compiled, libraries get what they need
-    second                      the same run is captured, into memory that stays, and replayed
+    second                      the same run, with pictures that stay, is done once more, captured, and replayed
     later                       copied in, replayed, copied out
 
 What is captured is what would run, so the bits are the same.
@@ -43,7 +43,9 @@ class CapturedRun:
     """
 
     def __init__(self, compute: Compute, before: Tensor, after: Tensor, place: Place) -> None:
-        self._before, self._after = torch.empty_like(before), torch.empty_like(after)
+        self._before, self._after = torch.empty_like(before).copy_(before), torch.empty_like(after)
+        # Kernels are made for how memory is aligned, too, and none can be loaded in a capture.
+        compute(self._before, self._after).look()
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may go on calling CUDA meanwhile.
         capture = torch.cuda.graph(self._graph, pool=place.pool, stream=place.stream, capture_error_mode="thread_local")
@@ -77,7 +79,7 @@ class Graphs:
         place: Callable[[torch.device], Any] = Place,
     ) -> None:
         self._most, self._capture, self._place = most, capture, place
-        self._runs: dict[Hashable, Callable | None] = {}  # None: seen once. The one used last stands last
+        self._runs: dict[Hashable, Callable | None] = {}  # None: ran once. The one used last stands last
         self._places: dict[torch.device, Any] = {}
         self._lock = threading.Lock()
 
@@ -98,17 +100,18 @@ class Graphs:
             ValueError: whatever `compute` requires and does not hold.
         """
         with self._lock:
-            again = key in self._runs
-            run = self._runs.pop(key, None)
-            if again and run is None:
-                if before.device not in self._places:
-                    self._places[before.device] = self._place(before.device)
-                run = self._capture(compute, before, after, self._places[before.device])
-            self._use(key, run)
-            if run is not None:
+            if key in self._runs:
+                run = self._runs.pop(key)
+                if run is None:
+                    if before.device not in self._places:
+                        self._places[before.device] = self._place(before.device)
+                    run = self._capture(compute, before, after, self._places[before.device])
+                self._use(key, run)
                 run(before, after)
                 return
         compute(before, after).look()
+        with self._lock:  # not before: in another thread a capture would meet kernels that are yet to be loaded
+            self._use(key, self._runs.get(key))
 
     def _use(self, key: Hashable, run: Callable | None) -> None:
         self._runs.pop(key, None)

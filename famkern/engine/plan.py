@@ -86,6 +86,12 @@ class Plan:
         """Bytes of all buffers together."""
         return (max(self.buffers.values()) + 1) * self.buffer_rows * self.row_bytes
 
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes of all buffers as pinned memory, of which PyTorch takes a power of two for each."""
+        each = self.buffer_rows * self.row_bytes
+        return (max(self.buffers.values()) + 1) * (1 << (each - 1).bit_length())
+
     def bands(self, stage: int) -> Iterator[tuple[int, int]]:
         """The bands (start, stop) in the order in which the stage of this index sweeps over them."""
         starts = range(0, self.height, self.band)

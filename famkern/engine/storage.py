@@ -170,7 +170,7 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
     Raises:
         OSError: if no folder on a real disk has room for the maps, before anything is computed.
     """
-    on_host = plan.spill and device.type == "cuda" and plan.map_bytes <= available_memory() // 2
+    on_host = plan.spill and device.type == "cuda" and plan.pinned_bytes <= available_memory() // 2
     if on_host or not plan.spill:
         storage = HostStorage(plan, device, streams_of(device)) if on_host else RamStorage(plan, device)
         try:

@@ -23,6 +23,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import gpu
 from .affinity_l1 import affinity_l1
 from .affinity_maps import affinity_maps
 
@@ -243,5 +244,5 @@ def _check_map(name: str, features: Tensor, pool_name: str, pool: int) -> None:
 def _available(device: torch.device) -> int:
     """Bytes that can be allocated on the device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return gpu.available_memory(device)
     return psutil.virtual_memory().available

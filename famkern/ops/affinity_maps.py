@@ -187,7 +187,7 @@ if library.has_cuda_stages():
 def in_cuda(features: Tensor, *others: Tensor | None) -> bool:
     """Whether CUDA C++ has kernels for these feature maps, all given; Triton has, for whatever it lacks."""
     return (
-        library.has_cuda_stages()
+        library.why_not_cuda() is None
         and all(f is not None and f.shape[1] <= CUDA_CHANNELS and f.dtype in CUDA_DTYPES for f in (features, *others))
         and features.shape[0] < 1 << 16
         and features.shape[2] * features.shape[3] < 1 << 31

@@ -58,6 +58,12 @@ def why_not(device: torch.device) -> str | None:
     return reason
 
 
+def available_memory(device: torch.device) -> int:
+    """Bytes that PyTorch can allocate on this GPU: what is free, and what it keeps for itself and does not use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 @functools.cache
 def _why_impossible(index: int) -> str | None:
     if importlib.util.find_spec("triton") is None:
@@ -89,6 +95,11 @@ def _try(index: int) -> str | None:
     """Run the kernels in a process of its own; None, or what went wrong in a line."""
     # The same famkern as here: paths as this process has them, and no other folder before them.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
+    for name in (
+        "FAMKERN_AUTOTUNE",
+        "NVIDIA_TF32_OVERRIDE",
+    ):  # what takes long, and what makes float32 another precision
+        environment.pop(name, None)
     try:
         result = subprocess.run(
             [*COMMAND, f"cuda:{index}"],

@@ -102,8 +102,9 @@ def describe_gpu(device: torch.device) -> str:
     reason = "FAMKERN_REFERENCE=1 asks for it" if os.environ.get("FAMKERN_REFERENCE") == "1" else gpu.why_not(device)
     if reason is not None:
         return f"PyTorch's operators: {reason}"
-    if not library.has_cuda_stages():
-        return "Triton: CUDA C++ was not built; reinstall famkern where nvcc is present"
+    without_cuda = library.why_not_cuda()
+    if without_cuda is not None:
+        return f"Triton: {without_cuda}"
     return "CUDA C++ for 16 channels and 16-bit maps, Triton for others"
 
 
@@ -115,7 +116,7 @@ def operator(name: str, reference: Callable[..., None], weight: Tensor, storage:
     route = choose(weight.device, weight.shape[0], weight.dtype)
     if route is REFERENCE:
         return reference
-    if route.name == GPU.name and weight.shape[0] == 16 and storage != torch.float32 and library.has_cuda_stages():
+    if route.name == GPU.name and weight.shape[0] == 16 and storage != torch.float32 and library.why_not_cuda() is None:
         name += "_cuda"
     return getattr(_operators(), name)
 

@@ -29,10 +29,10 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
 
 
 def test_triton_alone_can_be_asked_for(monkeypatch):
-    monkeypatch.setattr(bench_gpu.route.library, "has_cuda_stages", lambda: True)
+    monkeypatch.setattr(bench_gpu.route.library, "why_not_cuda", lambda: None)
     for name, wanted in zip(OURS, (True, False), strict=True):
         with bench_gpu.kernels(name):
-            assert bench_gpu.route.library.has_cuda_stages() is wanted
-    monkeypatch.setattr(bench_gpu.route.library, "has_cuda_stages", lambda: False)
-    with pytest.raises(RuntimeError, match="built without CUDA"), bench_gpu.kernels(OURS[0]):
+            assert (bench_gpu.route.library.why_not_cuda() is None) is wanted
+    monkeypatch.setattr(bench_gpu.route.library, "why_not_cuda", lambda: "not built")
+    with pytest.raises(RuntimeError, match="not built"), bench_gpu.kernels(OURS[0]):
         pass

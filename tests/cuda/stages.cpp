@@ -117,6 +117,16 @@ void test_traffic(const Stage& stage, int64_t rows, int64_t width) {
            name + ": writes " + std::to_string(found.written) + " bytes, not " + std::to_string(written));
 }
 
+// A gate for all, which may stand beside sums of cells.
+void test_one_gate(const Stage& stage, int64_t rows, int64_t width, int64_t cell) {
+    Case c = stored(stage, Type::float16, 1, rows, width);
+    if (c.head()) return;
+    const Results wanted = computed(c, Type::float16, rows, 0, emulated(1, false));
+    c.cell = cell;
+    const Results found = computed(c, Type::float16, rows, 0, emulated(1, false));
+    expect(found.maps == wanted.maps, name_of(c, Type::float16) + ": one gate beside cells");
+}
+
 int run_all() {
     struct Size {
         int64_t rows, width;
@@ -136,6 +146,7 @@ int run_all() {
         for (const auto& [size, cell] : windows) test_formulas(stage, Type::float16, 1, size.rows, size.width, cell);
         test_formulas(stage, Type::bfloat16, 2, 11, 13, 8);
         test_bits(stage, Type::float16, 1, 37, 67, 12);
+        test_one_gate(stage, 5, 70, 12);
         test_traffic(stage, 40, 120);
     }
     std::printf("%d checks, %d failed\n", checks, failures);

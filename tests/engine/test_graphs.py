@@ -129,6 +129,32 @@ def test_replays_of_several_threads_do_not_meet():
     assert set(met) == {1}
 
 
+def test_a_thread_does_not_capture_before_a_first_run_is_done():
+    """Kernels are compiled and loaded in it, which a capture must not meet."""
+    graphs, compute = pretending(), Computation()
+
+    def first(before, after):
+        other = threading.Thread(target=dehaze, args=(graphs, "a", compute, 0.5))
+        other.start()
+        other.join()
+        assert Pretended.captured == 0
+        return compute(before, after)
+
+    graphs.run("a", first, torch.zeros(2), torch.zeros(2))
+    assert compute.calls == 2
+    dehaze(graphs, "a", compute, 0.5)
+    assert Pretended.captured == 1
+
+
+def test_a_first_run_that_breaks_off_counts_for_nothing():
+    graphs, compute = pretending(), Computation()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="beyond 1"):
+            dehaze(graphs, "a", compute, 3.0)
+    dehaze(graphs, "a", compute, 0.5)
+    assert Pretended.captured == 0
+
+
 def test_a_graph_is_for_a_tensor_that_lies_where_it_is_computed():
     def picture(device, shape=(4, 5, 3), dtype=torch.float16):
         return types.SimpleNamespace(shape=shape, dtype=dtype, device=device)

@@ -38,8 +38,8 @@ def features(case: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Te
 def on_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    if not library.has_cuda_stages():
-        pytest.skip("needs famkern built with nvcc: FAMKERN_CUDA=1")
+    if library.why_not_cuda() is not None:
+        pytest.skip("needs famkern built with nvcc, FAMKERN_CUDA=1, and a driver that is not older")
 
 
 @pytest.mark.gpu
@@ -71,7 +71,7 @@ def test_few_channels_go_to_cuda_the_rest_to_triton(monkeypatch) -> None:
     def of(channels: int, dtype: torch.dtype = torch.float32, images: int = 1) -> Tensor:
         return torch.empty(images, channels, 8, 8, dtype=dtype, device="meta")
 
-    monkeypatch.setattr(library, "has_cuda_stages", lambda: True)
+    monkeypatch.setattr(library, "why_not_cuda", lambda: None)
     assert affinity_maps.in_cuda(of(3), of(8))
     assert affinity_maps.in_cuda(of(3, torch.float16), of(3, torch.bfloat16))
     assert not affinity_maps.in_cuda(of(9))
@@ -79,7 +79,7 @@ def test_few_channels_go_to_cuda_the_rest_to_triton(monkeypatch) -> None:
     assert not affinity_maps.in_cuda(of(3), None)
     assert not affinity_maps.in_cuda(of(3, torch.float64))
     assert not affinity_maps.in_cuda(of(3, images=1 << 16))
-    monkeypatch.setattr(library, "has_cuda_stages", lambda: False)
+    monkeypatch.setattr(library, "why_not_cuda", lambda: "not built")
     assert not affinity_maps.in_cuda(of(3))
 
 

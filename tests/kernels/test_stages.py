@@ -65,8 +65,8 @@ def memory_full_of_nan():
 @pytest.fixture(params=["triton"] if INTERPRETED else ["triton", "cuda"])
 def kernels(request):
     if request.param == "cuda":
-        if not library.has_cuda_stages():
-            pytest.skip("needs famkern built with nvcc: FAMKERN_CUDA=1")
+        if library.why_not_cuda() is not None:
+            pytest.skip("needs famkern built with nvcc, FAMKERN_CUDA=1, and a driver that is not older")
         return types.SimpleNamespace(
             **{f"{name}_stage": getattr(torch.ops.famkern, f"{name}_stage_cuda") for name in STAGES}
         )

@@ -122,6 +122,23 @@ def test_threads_wait_for_one_trial(monkeypatch, tmp_path):
     assert len(set(reasons)) == 1
 
 
+def test_the_trial_is_in_float32_and_untuned(monkeypatch):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setenv("FAMKERN_AUTOTUNE", "1")
+    trial(
+        monkeypatch,
+        "import os; raise SystemExit(' '.join({'NVIDIA_TF32_OVERRIDE', 'FAMKERN_AUTOTUNE'} & {*os.environ}))",
+    )
+    assert gpu._try(0) == "no message"
+
+
+def test_memory_that_pytorch_keeps_unused_is_available(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
+    assert gpu.available_memory(CUDA) == 130
+
+
 def test_the_variable_spares_the_trial(monkeypatch):
     trial(monkeypatch, "raise SystemExit('tried')")
     monkeypatch.setenv("FAMKERN_GPU", "1")

@@ -46,7 +46,7 @@ def test_a_gpu_whose_kernels_are_not_used_takes_the_reference_and_the_log_says_w
 @pytest.mark.parametrize("built", [True, False])
 def test_cuda_comes_before_triton_where_it_has_the_stage(monkeypatch, built) -> None:
     monkeypatch.setattr(route.gpu, "why_not", lambda _: None)
-    monkeypatch.setattr(route.library, "has_cuda_stages", lambda: built)
+    monkeypatch.setattr(route.library, "why_not_cuda", lambda: None if built else "not built")
     names = types.SimpleNamespace(block_stage="triton", block_stage_cuda="cuda")
     monkeypatch.setattr(route, "_operators", lambda: names)
     for channels, storage, wanted in (
@@ -62,7 +62,7 @@ def test_cuda_comes_before_triton_where_it_has_the_stage(monkeypatch, built) -> 
 @pytest.mark.parametrize("built", [True, False])
 def test_what_is_described_is_what_is_chosen(monkeypatch, built) -> None:
     monkeypatch.setattr(route.gpu, "why_not", lambda _: None)
-    monkeypatch.setattr(route.library, "has_cuda_stages", lambda: built)
+    monkeypatch.setattr(route.library, "why_not_cuda", lambda: None if built else "not built")
     assert route.describe_gpu(CUDA).startswith("CUDA C++" if built else "Triton")
     monkeypatch.setattr(route.gpu, "why_not", lambda _: "too old")
     assert route.describe_gpu(CUDA) == "PyTorch's operators: too old"
