@@ -44,6 +44,9 @@ def test_the_losses_are_their_formulas():
     a, b = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
     assert torch.equal(restoration_loss("l1", a, b), (a - b).abs().mean())
     assert torch.equal(restoration_loss("mse", a, b), F.mse_loss(a, b))
+    e = a - b
+    across, down = (e[..., 1:] - e[..., :-1]).abs().sum(), (e[:, :, 1:] - e[:, :, :-1]).abs().sum()
+    torch.testing.assert_close(restoration_loss("gradient", a, b), (e.abs().sum() + across + down) / e.numel())
     torch.testing.assert_close(restoration_loss("charbonnier", a, b), ((a - b) ** 2 + 1e-6).sqrt().mean())
     each = torch.stack([F.mse_loss(x, y) for x, y in zip(a, b, strict=True)])
     torch.testing.assert_close(restoration_loss("psnr", a, b), 0.1 * torch.log(each + 1e-5).mean())
