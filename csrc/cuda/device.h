@@ -123,9 +123,9 @@ int allow_shared_memory(Kernel* kernel) {
 
 template <class Launch>
 int launched(int error, const Launch& launch) {
-    if (error != 0) return error;
-    launch();
-    return int(cudaGetLastError());
+    if (error == 0) launch();
+    const cudaError_t last = cudaGetLastError();  // asked for in any case: it stays until it is
+    return error != 0 ? error : int(last);
 }
 
 #define FAMKERN_LAUNCH(kernel, blocks, images, threads, shared, stream, ...)                                 \

@@ -584,7 +584,7 @@ int direct_of(const StageCall& call, Arguments a, const Device& device) {
 // computes one after another, halos included, are the quickest. Runs are not so short that most of them is halo.
 int64_t run_of(const StageCall& call, int64_t room) {
     constexpr int64_t kLeast = 32;
-    int64_t best = 0, least = INT64_MAX;
+    int64_t best = kLeast, least = INT64_MAX;
     for (int64_t runs = 1; runs <= (call.rows + kLeast - 1) / kLeast; ++runs) {
         const int64_t even = ((call.rows + runs - 1) / runs + kRows - 1) / kRows * kRows;
         const int64_t run = even < kLeast ? kLeast : even;

@@ -10,8 +10,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..training import data
-from ..training.data.synthesis import synthesize as pairs_of
 from .terminal import complain, fail, log_to_terminal, out, progress_bar
 
 Kind = Enum("Kind", {name: name for name in ("photos", "solved", "depth", "pairs")}, type=str)  # type: ignore[misc]
@@ -40,6 +38,9 @@ def synthesize(
     `famkern evaluate OUT` reads them. Exit code 0 if all went well, 1 if a pair failed (the others are done).
     """
     log_to_terminal()
+    from ..training import data
+    from ..training.data.synthesis import synthesize as pairs_of
+
     for option, given, kinds in (("--haze", haze, ("photos", "solved", "depth")), ("--sky", sky, ("depth",))):
         if given and kind.value not in kinds:
             fail(f"{option} goes with --kind {', '.join(kinds)}, not {kind.value}", code=2)

@@ -59,9 +59,16 @@ def why_not(device: torch.device) -> str | None:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that PyTorch can allocate on this GPU: what is free, and what it keeps for itself and does not use."""
+    """Bytes that PyTorch can allocate on this GPU: what is free, and what it keeps for itself and does not use.
+
+    What it keeps for CUDA graphs is not among them: nothing else may use that.
+    """
     free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if torch.cuda.get_allocator_backend() != "native":
+        return free
+    index = torch.cuda.current_device() if device.index is None else device.index
+    own = [s for s in torch.cuda.memory_snapshot() if s["device"] == index and tuple(s["segment_pool_id"]) == (0, 0)]
+    return free + sum(segment["total_size"] - segment["active_size"] for segment in own)
 
 
 @functools.cache

@@ -80,11 +80,11 @@ def has_cuda_stages() -> bool:
 def why_not_cuda() -> str | None:
     """None where the kernels in CUDA C++ can run on this machine's driver, otherwise the reason why not."""
     if not has_cuda_stages():
-        return "CUDA C++ was not built; reinstall famkern where nvcc is present"
+        return "CUDA C++ was not built: there was no nvcc, or it failed; FAMKERN_CUDA=1 pip install -v shows how"
     versions = (ctypes.c_int * 2)()
     ctypes.CDLL(str(COMPILED)).famkern_cuda_versions(versions)
     driver, compiler = (f"{version // 1000}.{version % 1000 // 10}" for version in versions)
-    if versions[0] // 1000 < versions[1] // 1000:
+    if versions[0] < versions[1]:
         return f"CUDA C++ was built by CUDA {compiler}, and the driver knows {driver}; update it, or build by an older nvcc"
     return None
 

@@ -134,9 +134,15 @@ def test_the_trial_is_in_float32_and_untuned(monkeypatch):
 
 def test_memory_that_pytorch_keeps_unused_is_available(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
-    assert gpu.available_memory(CUDA) == 130
+    segments = [
+        {"device": device, "segment_pool_id": pool, "total_size": 50, "active_size": 20}
+        for device, pool in ((0, (0, 0)), (1, (0, 0)), (0, (0, 1)))  # the last: of a graph
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    assert gpu.available_memory(CUDA) == gpu.available_memory(torch.device("cuda")) == 130
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "pluggable")
+    assert gpu.available_memory(CUDA) == 100
 
 
 def test_the_variable_spares_the_trial(monkeypatch):
