@@ -18,7 +18,7 @@ from .data import Phase, StepSampler, find_pairs
 
 R = TypeVar("R")
 
-Loss = Literal["l1", "gradient", "charbonnier", "mse", "psnr"]
+Loss = Literal["l1", "gradient", "border", "charbonnier", "mse", "psnr"]
 Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed"]
 Kind = Literal["pairs", "solved", "depth", "photos"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 commands = typer.Typer(help="Train networks from photographs.", no_args_is_help=True)
 
 Preset = Enum("Preset", {name: name for name in ("default", "paper")}, type=str)  # type: ignore[misc]
-Loss = Enum("Loss", {name: name for name in ("l1", "gradient", "charbonnier", "mse", "psnr")}, type=str)  # type: ignore[misc]
+Loss = Enum("Loss", {name: name for name in ("l1", "gradient", "border", "charbonnier", "mse", "psnr")}, type=str)  # type: ignore[misc]
 Scale = Enum("Scale", {name: name for name in ("paper", "rms")}, type=str)  # type: ignore[misc]
 Precision = Enum(  # type: ignore[misc]
     "Precision", {name: name for name in ("32-true", "64-true", "16-mixed", "bf16-mixed")}, type=str

@@ -47,6 +47,7 @@ def test_the_losses_are_their_formulas():
     e = a - b
     across, down = (e[..., 1:] - e[..., :-1]).abs().sum(), (e[:, :, 1:] - e[:, :, :-1]).abs().sum()
     torch.testing.assert_close(restoration_loss("gradient", a, b), (e.abs().sum() + across + down) / e.numel())
+    assert restoration_loss("border", a, b) > restoration_loss("gradient", a, b)  # all of it is near the border
     torch.testing.assert_close(restoration_loss("charbonnier", a, b), ((a - b) ** 2 + 1e-6).sqrt().mean())
     each = torch.stack([F.mse_loss(x, y) for x, y in zip(a, b, strict=True)])
     torch.testing.assert_close(restoration_loss("psnr", a, b), 0.1 * torch.log(each + 1e-5).mean())
