@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 CHARBONNIER_EPSILON = 1e-3
 PSNR_EPSILON = 1e-5  # 50 dB
-BORDER, BORDER_WEIGHT = 6, 8  # pixels
+BORDER = 6  # pixels
+BORDER_WEIGHT = 8
 
 
 class Task(LightningModule):
@@ -108,10 +109,11 @@ def restoration_loss(kind: Loss, output: Tensor, clear: Tensor) -> Tensor:
         total = difference.abs().sum()
         for dim in (2, 3):
             steps = difference.diff(dim=dim).abs()
-            total = total + steps.sum()
+            everywhere = steps.sum()
+            total = total + everywhere
             if kind == "border":
-                inside = steps[..., BORDER:-BORDER, BORDER:-BORDER]
-                total = total + (BORDER_WEIGHT - 1) * (steps.sum() - inside.sum())
+                inside = steps[..., BORDER:-BORDER, BORDER:-BORDER].sum()
+                total = total + (BORDER_WEIGHT - 1) * (everywhere - inside)
         return total / difference.numel()
     if kind == "psnr":
         return 0.1 * torch.log((output - clear).square().mean((1, 2, 3)) + PSNR_EPSILON).mean()

@@ -102,10 +102,8 @@ def _try(index: int) -> str | None:
     """Run the kernels in a process of its own; None, or what went wrong in a line."""
     # The same famkern as here: paths as this process has them, and no other folder before them.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
-    for name in (
-        "FAMKERN_AUTOTUNE",
-        "NVIDIA_TF32_OVERRIDE",
-    ):  # what takes long, and what makes float32 another precision
+    # What takes long, and what makes float32 another precision.
+    for name in ("FAMKERN_AUTOTUNE", "NVIDIA_TF32_OVERRIDE"):
         environment.pop(name, None)
     try:
         result = subprocess.run(
