@@ -91,13 +91,14 @@ struct FitCall {
     static constexpr int64_t kColumns = 128;  // of a block: the rows of its sums fit an L2 cache
     static constexpr int64_t kFitted = kColumns + 2 * kRadius, kRead = kFitted + 2 * kRadius;
     static constexpr int64_t kMoments = 5, kMeans = 3;  // summed over windows: v x, v y, v x y, v x x, v; v a, v b, v
+    static constexpr int64_t kSpare = 16;  // of a row, for whole registers
     int64_t blocks() const { return (width + kColumns - 1) / kColumns; }
     int64_t tasks() const { return blocks() * runs; }
     void cut(int64_t threads) {  // every run computes 4 kRadius rows beside its own
         runs = std::clamp<int64_t>((4 * threads + blocks() - 1) / blocks(), 1, (rows + 4 * kRadius - 1) / (4 * kRadius));
     }
     static constexpr int64_t scratch_bytes() {
-        return 3 * 8 * (kSide * (kMoments * kFitted + kMeans * kColumns) + 7 * kRead);
+        return 3 * 8 * (kSide * (kMoments * kFitted + kMeans * kColumns) + 7 * (kRead + kSpare));
     }
 };
 
@@ -111,7 +112,7 @@ struct ApplyCall {
 
     static constexpr int64_t kRows = 32;  // of a task
     int64_t tasks() const { return (image.rows + kRows - 1) / kRows; }
-    int64_t scratch_bytes() const { return (3 * (4 + 1 + 2) * image.width + 3 * map_width + 8) * 8; }
+    int64_t scratch_bytes() const { return (3 * (4 + 2) * image.width + 4 * 16 + 3 * map_width + 1) * 8; }
 };
 
 struct ScaleKernels {

@@ -9,6 +9,8 @@
 // results have the same bits on all instruction sets.
 #include "cpu/scale.h"
 
+#include <type_traits>
+
 #include "cpu/rows.h"
 
 namespace famkern::FAMKERN_ISA {
@@ -65,10 +67,34 @@ void copy_row(const T* from, bool planar, const Picture& picture, int64_t row) {
             to[x * picture.strides[1] + c * picture.strides[2]] = from[planar ? c * picture.width + x : 3 * x + c];
 }
 
+// Neighbouring numbers in a register.
 template <class A>
-FAMKERN_INLINE A clamp(A v) {
-    v = v > 0 ? v : 0;
-    return v < 1 ? v : 1;
+struct Several {
+    static constexpr int64_t kCount = kLanes * 4 / int64_t(sizeof(A));
+    typedef A Numbers __attribute__((vector_size(4 * kLanes)));
+    typedef int32_t Integers __attribute__((vector_size(4 * kCount)));
+};
+
+template <class A>
+FAMKERN_INLINE typename Several<A>::Numbers load_several(const A* p) {
+    typename Several<A>::Numbers v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// Calls body(i, n) for every register of numbers i to i + n; the last may be filled up.
+template <class A, class Body>
+FAMKERN_INLINE void each_several(int64_t count, const Body& body) {
+    constexpr int64_t kCount = Several<A>::kCount;
+    int64_t i = 0;
+    for (; i + kCount <= count; i += kCount) body(i, std::integral_constant<int64_t, kCount>());
+    if (i < count) body(i, count - i);
+}
+
+template <class V>
+FAMKERN_INLINE V clamp(V v) {
+    v = v > 0 ? v : V{};
+    return v < 1 ? v : V{} + 1;
 }
 
 // Four numbers: the three of a pixel, and one that nobody uses.
@@ -135,7 +161,8 @@ void reduce_rows(const ReduceCall& call, int64_t task, void* scratch) {
                 for (int64_t x = left + 1; x < right; ++x) sum.v += weight[x] * Four<A>::load(sums + 3 * x).v;
             }
             const A total = rows_total * A(triangle.total(j, left, right)) * kFullScale<T, A>;
-            for (int64_t c = 0; c < 3; ++c) out[c] = clamp(sum.v[c] / total);
+            sum.v /= total;
+            for (int64_t c = 0; c < 3; ++c) out[c] = clamp<A>(sum.v[c]);
         }
     }
 }
@@ -160,12 +187,16 @@ struct Ring17 {
 
     double* at(int64_t row, int64_t plane) const { return data + (row % kSide * planes + plane) * length; }
 
-    FAMKERN_INLINE void sum_rows(int64_t first, int64_t last, int64_t plane, int64_t count,
-                                 double* __restrict to) const {
-        std::memcpy(to, at(first, plane), size_t(count) * sizeof(double));
-        for (int64_t row = first + 1; row <= last; ++row) {
-            const double* __restrict from = at(row, plane);
-            for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+    void sum_rows(int64_t first, int64_t last, int64_t plane, int64_t count, double* to) const {
+        const double* from[kSide];
+        for (int64_t row = first; row <= last; ++row) from[row - first] = at(row, plane);
+        constexpr int64_t kStep = 4 * Several<double>::kCount;  // four sums at once: each waits for its last addition
+        for (int64_t i = 0; i < count; i += kStep) {            // up to kStep more than count, which there is room for
+            Several<double>::Numbers sum[4];
+            for (int part = 0; part < 4; ++part) sum[part] = load_several(from[0] + i + part * kStep / 4);
+            for (int64_t row = 1; row <= last - first; ++row)
+                for (int part = 0; part < 4; ++part) sum[part] += load_several(from[row] + i + part * kStep / 4);
+            std::memcpy(to + i, sum, sizeof sum);
         }
     }
 };
@@ -185,7 +216,7 @@ class Fit {
         Pieces pieces{static_cast<char*>(scratch)};
         moments = {pieces.take<double>(kSide * call.kMoments * 3 * call.kFitted), call.kMoments, 3 * call.kFitted};
         means = {pieces.take<double>(kSide * call.kMeans * 3 * call.kColumns), call.kMeans, 3 * call.kColumns};
-        for (double*& row : rows) row = pieces.take<double>(3 * call.kRead);
+        for (double*& row : rows) row = pieces.take<double>(3 * (call.kRead + call.kSpare));
     }
 
     void run() {
@@ -254,13 +285,17 @@ class Fit {
         moments.sum_rows(first, last, 2, count, xy);
         moments.sum_rows(first, last, 3, count, xx);
         sum_weights(moments, 4, first, last, fit_left, fit_right, n);
-        for (int64_t i = 0; i < count; ++i) {
-            const double weight = n[i] > 0 ? n[i] : 1;  // without any, all sums are 0
-            const double mean = a[i] / weight, target = b[i] / weight;
-            const double variance = xx[i] / weight - mean * mean, covariance = xy[i] / weight - mean * target;
-            const double slope = variance > kFlat ? covariance / (variance + kEpsilon) : 0;
-            a[i] = slope;
-            b[i] = target - slope * mean;
+        for (int64_t i = 0; i < count; i += Several<double>::kCount) {
+            using Numbers = Several<double>::Numbers;
+            const Numbers sum_of_weights = load_several(n + i);
+            const Numbers weight = sum_of_weights > 0 ? sum_of_weights : Numbers{} + 1;  // without any, all sums are 0
+            const Numbers mean = load_several(a + i) / weight, target = load_several(b + i) / weight;
+            const Numbers variance = load_several(xx + i) / weight - mean * mean;
+            const Numbers covariance = load_several(xy + i) / weight - mean * target;
+            const Numbers slope = variance > kFlat ? covariance / (variance + kEpsilon) : Numbers{};
+            const Numbers offset = target - slope * mean;
+            std::memcpy(a + i, &slope, sizeof slope);
+            std::memcpy(b + i, &offset, sizeof offset);
         }
         if (call.weights == nullptr) {
             add(means, row, 0, left, right, [&](int64_t i) { return a[i - 3 * fit_left]; });
@@ -310,26 +345,49 @@ void widen_row(const ApplyCall& call, const A* row, bool planar, A* copied, A* t
     }
 }
 
-template <class T, class A>
-FAMKERN_INLINE T from_unit(A v) {
+template <class T, class A, class Count>
+FAMKERN_INLINE typename Several<A>::Numbers load_unit(const T* from, Count count) {
+    T filled[Several<A>::kCount] = {};
+    std::memcpy(filled, from, size_t(count) * sizeof(T));
+    typedef T Read __attribute__((vector_size(Several<A>::kCount * sizeof(T))));
+    Read read;
+    std::memcpy(&read, filled, sizeof read);
+    if constexpr (kWhole<T>) {
+        const auto whole = __builtin_convertvector(read, typename Several<A>::Integers);
+        return __builtin_convertvector(whole, typename Several<A>::Numbers) / kFullScale<T, A>;
+    } else {
+        return __builtin_convertvector(read, typename Several<A>::Numbers);
+    }
+}
+
+template <class T, class A, class Count>
+FAMKERN_INLINE void store_unit(typename Several<A>::Numbers v, Count count, T* to) {
+    typedef T Written __attribute__((vector_size(Several<A>::kCount * sizeof(T))));
+    Written written;
     if constexpr (kWhole<T>) {
         constexpr A kRound = sizeof(A) == 4 ? A(0x1.8p23) : A(0x1.8p52);  // leaves no place for fractions: half to even
-        return T(int32_t((v * kFullScale<T, A> + kRound) - kRound));
+        const auto whole =
+            __builtin_convertvector((v * kFullScale<T, A> + kRound) - kRound, typename Several<A>::Integers);
+        written = __builtin_convertvector(whole, Written);
+    } else {
+        written = __builtin_convertvector(v, Written);
     }
-    return T(v);
+    std::memcpy(to, &written, size_t(count) * sizeof(T));
 }
 
 template <bool kMix, class T, class A>
-void apply_run(const T* __restrict image, const A* __restrict a_low, const A* __restrict a_high,
-               const A* __restrict b_low, const A* __restrict b_high, A part, A strength, int64_t count,
-               T* __restrict out) {
-    for (int64_t i = 0; i < count; ++i) {
-        const A x = A(image[i]) / kFullScale<T, A>;
-        const A a = a_low[i] + part * (a_high[i] - a_low[i]), b = b_low[i] + part * (b_high[i] - b_low[i]);
-        A y = clamp(a * x + b);
+void apply_run(const T* image, const A* a_low, const A* a_high, const A* b_low, const A* b_high, A part, A strength,
+               int64_t count, T* out) {
+    each_several<A>(count, [&](int64_t i, auto n) __attribute__((always_inline)) {
+        using Numbers = typename Several<A>::Numbers;
+        const Numbers low = load_several(a_low + i), below = load_several(b_low + i);
+        const Numbers a = low + part * (load_several(a_high + i) - low);
+        const Numbers b = below + part * (load_several(b_high + i) - below);
+        const Numbers x = load_unit<T, A>(image + i, n);
+        Numbers y = clamp(a * x + b);
         if constexpr (kMix) y = clamp(x + strength * (y - x));
-        out[i] = from_unit<T>(y);
-    }
+        store_unit<T, A>(y, n, out + i);
+    });
 }
 
 template <class T, class A>
@@ -340,7 +398,7 @@ void apply_rows(const ApplyCall& call, int64_t task, void* scratch) {
     Pieces pieces{static_cast<char*>(scratch)};
     A* wide[2][2];  // a and b: the row below and the row above
     for (auto& map : wide)
-        for (A*& row : map) row = pieces.take<A>(3 * W + 1);
+        for (A*& row : map) row = pieces.take<A>(3 * W + kLanes);  // a whole register from any number on
     A* const copied = pieces.take<A>(3 * call.map_width + 1);
     T *const in = pieces.take<T>(3 * W), *const result = pieces.take<T>(3 * W);
     int64_t held[2] = {-1, -1};
