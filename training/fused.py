@@ -86,15 +86,15 @@ class Fused(nn.Module):
         C = pre.out_channels
         return conv3x3(F.pad(image.permute(0, 2, 3, 1), (0, C - 3)), _widen(pre.weight, C), pre.bias)[0]
 
-    def _group(self, name: str, x: Tensor, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A group's map, kept under its name, and its mean (B, C)."""
+    def _group(self, name: str, x: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        """A group's map, kept under its name."""
         *blocks, conv = self.network.get_submodule(name).gp
         skip = x
         for block in blocks:
             x = _block(block, x)
-        y, mean = conv3x3(x, conv.weight, conv.bias)
+        y, _ = conv3x3(x, conv.weight, conv.bias)
         maps[name] = y + skip
-        return maps[name], mean + skip.mean(dim=(1, 2))
+        return maps[name]
 
 
 class FusedStudent(Fused):
@@ -109,15 +109,15 @@ class FusedStudent(Fused):
     def _forward(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
         student = self.network
         post1, post2 = student.post
-        x, means = self._lift(image), []
+        x = self._lift(image)
         for name in self.groups():
-            x, mean = self._group(name, x, maps)
-            means.append(mean)
-        weights = formulas.channel_attention(torch.cat(means, 1), *_matrices(student.ca[1], student.ca[3]))
+            x = self._group(name, x, maps)
+        means = torch.cat([x.mean(dim=(1, 2)) for x in maps.values()], 1)
+        weights = formulas.channel_attention(means, *_matrices(student.ca[1], student.ca[3]))
         weighted = sum(
             w[:, None, None] * r for w, r in zip(weights.chunk(student.groups, 1), maps.values(), strict=True)
         )
-        o = gate(None, weighted, torch.ones_like(means[0]), *_pixel(student.palayer))
+        o = gate(None, weighted, torch.ones_like(weighted[:, 0, 0]), *_pixel(student.palayer))
         o, _ = conv3x3(o, post1.weight, post1.bias)
         return _last(post2, o).permute(0, 3, 1, 2) + image
 
@@ -134,12 +134,12 @@ class FusedUStudent(Fused):
 
     def _forward(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
         module, levels = self.network.get_submodule, self.network.levels
-        x, _ = self._group("e1", self._lift(image), maps)
+        x = self._group("e1", self._lift(image), maps)
         for level in range(1, levels):
-            x, _ = self._group(f"e{level + 1}", _down(module(f"down{level}"), x), maps)
+            x = self._group(f"e{level + 1}", _down(module(f"down{level}"), x), maps)
         for level in range(levels - 1, 0, -1):
             x = _up(module(f"up{level}"), module(f"fuse{level}"), x, maps[f"e{level}"])
-            x, _ = self._group(f"d{level}", x, maps)
+            x = self._group(f"d{level}", x, maps)
         return apply_head(_last(self.network.post[0], x).permute(0, 3, 1, 2), image)
 
 

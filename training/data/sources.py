@@ -99,7 +99,8 @@ class Depths:
 
     def scenes(self) -> Sequence[Scene]:
         """One for each file of depth."""
-        return [DepthScene(pair.picture, self.haze, pair, self.sky, self.far) for pair in find_depths(self.folder)]
+        pairs = find_depths(self.folder)
+        return [DepthScene(pair.picture, self.haze, pair, self.sky, self.far, pairs) for pair in pairs]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ class Photos:
 
     def scenes(self) -> Sequence[Scene]:
         """One for each photograph in the folder and its subfolders."""
-        return [PhotoScene(path, self.haze, find_disparity(self.folder, path)) for path in find_photos(self.folder)]
+        photos = find_photos(self.folder)
+        files = [find_disparity(self.folder, path) for path in photos]
+        lenders = [file for file in files if file is not None]
+        return [PhotoScene(path, self.haze, file, lenders) for path, file in zip(photos, files, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -149,15 +153,15 @@ class _KnownDepth(ABC):
         """Haze on part of it, added before the part is resampled, as a camera's picture is hazy before it is reduced."""
         picture = store.picture(self.path)
         window = view.window(rng, *picture.shape[:2], resample=True)
-        clear, depth = view.tone(rng, window.part(picture)), window.part(self.depth(store)).astype(np.float32)
+        clear, depth = view.tone(rng, window.part(picture)), window.part(self.depth(store, rng)).astype(np.float32)
         hazy, transmission = self.haze.add(clear, depth, rng)
         if transmission.shape != (window.rows, window.columns):
             transmission = fields.resized(transmission, window.rows, window.columns, Image.Resampling.BILINEAR)
         return Sample(window.shown(hazy), window.shown(clear), transmission)
 
     @abstractmethod
-    def depth(self, store: Store) -> NDArray[np.float16]:
-        """(H, W): relative, infinite for sky."""
+    def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
+        """(H, W): relative, infinite for sky; of another picture where the haze says so and there are others."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ class SolvedScene(_KnownDepth):
 
     pairs: tuple[Pair, ...]
 
-    def depth(self, store: Store) -> NDArray[np.float16]:
+    def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
         """Solved when first needed."""
         return store.get(("depth", self.path), self._solve)
 
@@ -187,32 +191,42 @@ class DepthScene(_KnownDepth):
     pair: DepthPair
     sky: bool
     far: float
+    lenders: Sequence[DepthPair]  # whose depth may stand for its own
 
-    def depth(self, store: Store) -> NDArray[np.float16]:
+    def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
         """Read when first needed; depth at another scale than the picture's is taken from the nearest pixel."""
-        return store.get(("depth", self.pair.depth), lambda: self._read(store.picture(self.path).shape[:2]))
+        pair = self.pair
+        if self.haze.foreign and rng.random() < self.haze.foreign:
+            pair = self.lenders[int(rng.integers(len(self.lenders)))]
+        depth = store.get(("depth", pair.depth), lambda: self._read(pair, store.size(pair.picture)))
+        size = store.size(self.path)
+        if depth.shape != size:
+            depth = fields.resized(depth.astype(np.float32), *size, Image.Resampling.NEAREST).astype(np.float16)
+        return depth
 
-    def _read(self, size: tuple[int, int]) -> NDArray[np.float16]:
-        values = _read_depth(self.pair.depth)
+    def _read(self, pair: DepthPair, size: tuple[int, int]) -> NDArray[np.float16]:
+        values = _read_depth(pair.depth)
         height, width = values.shape
         if abs(height * size[1] - width * size[0]) > max(*size, height, width):  # to the pixel, not the same view
-            _check_size(self.pair.depth, values.shape, self.path, size)
+            _check_size(pair.depth, values.shape, pair.picture, size)
         try:
-            depth = solving.relative_depth(values, disparity=self.pair.disparity, sky=self.sky, far=self.far)
+            depth = solving.relative_depth(values, disparity=pair.disparity, sky=self.sky, far=self.far)
         except ValueError as error:
-            raise ValueError(f"{self.pair.depth}: {error}; remove it") from error
-        if depth.shape != size:
-            depth = fields.resized(depth, *size, Image.Resampling.NEAREST)
+            raise ValueError(f"{pair.depth}: {error}; remove it") from error
         return depth.astype(np.float16)
 
 
 @dataclass(frozen=True)
 class PhotoScene:
-    """A photograph, and where there is one, a file with its estimated inverse depth."""
+    """A photograph, and where there is one, a file with its estimated inverse depth.
+
+    lenders  such files of all photographs, which may stand for its own
+    """
 
     path: Path
     haze: Haze
     disparity: Path | None = None
+    lenders: Sequence[Path] = ()
 
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
         """Haze on part of it, at any of several resolutions."""
@@ -244,6 +258,8 @@ class PhotoScene:
         """Depth of the part in this box, (H, W), 1 at the farthest: z / far = 1 / (v (far / near - 1) + 1)."""
         assert self.disparity is not None
         path = self.disparity
+        if rng.random() < self.haze.foreign:
+            path = self.lenders[int(rng.integers(len(self.lenders)))]
         inverse = store.get(("disparity", path), lambda: _read_depth(path).astype(np.float16))  # 1 to 255
         height, width = inverse.shape
         edges = (box[1] * width, box[0] * height, box[3] * width, box[2] * height)
