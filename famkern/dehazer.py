@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
+import numbers
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,12 +19,15 @@ from torch import Tensor, nn
 from . import engine, models
 from .models import windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
-from .ops import gpu, route
+from .ops import gpu, reduced, route
+
+logger = logging.getLogger("famkern")
 
 T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
 MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_THREADS = 1024
+SCALE = 1  # unless another is asked for
 PIL_MODES = ("RGB", "RGBA", "L", "LA")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
 
@@ -45,6 +50,10 @@ class Dehazer:
         threads: CPU threads; None for PyTorch's setting.
         window: channel attention sees means over windows of so many rows and columns, a multiple of 16; 0: over the whole
             picture. None: as the weights were made for, see `Student.window`.
+        scale: 1: the network sees every pixel. 2 to 8: it sees the picture reduced by that, and what it makes of it is
+            carried over to every pixel by a local affine map of colours. "auto": by as much as brings the longer side near
+            the length that the weights are best at, `Student.scale_side`; 1 for weights that do not say. `window` counts
+            in pixels of what the network sees.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is accepted.
@@ -61,6 +70,7 @@ class Dehazer:
         memory: int | str | None = None,
         threads: int | None = None,
         window: int | None = None,
+        scale: int | str = SCALE,
     ) -> None:
         if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
             raise ValueError(f"strength is a number from 0 to 1, not {strength!r}")
@@ -73,12 +83,16 @@ class Dehazer:
         self.dtype = _parse_dtype(dtype)
         self.memory = None if memory is None else engine.parse_bytes(memory)
         self.threads = threads
+        self.scale = _parse_scale(scale)
         network = model if isinstance(model, nn.Module) else models.load(model)
         if not isinstance(network, models.Student):
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
         self.window = network.window if window is None else windows.check(window or None)
+        self.scale_side: int | None = network.scale_side
+        if self.scale == "auto" and self.scale_side is None:
+            logger.info("scale is 1 for all pictures: the weights do not say at which length of side they are best")
         self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
@@ -109,6 +123,15 @@ class Dehazer:
         if isinstance(image, Tensor):
             return self._dehaze_tensor(image, progress)
         raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
+
+    def scale_of(self, height: int, width: int) -> int:
+        """The scale at which a picture of this size is dehazed."""
+        if isinstance(self.scale, int):
+            return self.scale
+        if self.scale_side is None:
+            return 1
+        halves = 2 * max(height, width) - self.scale_side  # rounded half down
+        return min(max(-(-halves // (2 * self.scale_side)), 1), reduced.MOST_SCALE)
 
     def limited(self, memory: int | str | None) -> Dehazer:
         """The same, sharing the packed weights, with another bound on memory."""
@@ -212,7 +235,7 @@ class Dehazer:
         self,
         before: Tensor | np.ndarray,
         after: Tensor | np.ndarray,
-        plan: engine.Plan,
+        plan: engine.Plan | engine.ReducedPlan,
         device: torch.device,
         progress: Callable[[float], None] | None,
     ) -> engine.Checks:
@@ -220,13 +243,21 @@ class Dehazer:
         source, sink, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
         source.check(checks)
         _, precision = self._precision(device)
+        line = self._line(precision, device)
+        if isinstance(plan, engine.ReducedPlan):
+
+            def run_network(low: engine.Pixels, made: engine.Pixels, report: Callable[[float], None]) -> None:
+                engine.run(line, plan.network, low, made.write, device, report, checks)
+
+            engine.run_reduced(plan, source, sink, run_network, self.strength, device, progress)
+            return checks
 
         def finish(start: int, stop: int, band: Tensor) -> None:
             if self.strength < 1:
                 band = torch.lerp(source.read(start, stop, precision, device), band, self.strength)
             sink.write(start, stop, band)
 
-        engine.run(self._line(precision, device), plan, source, finish, device, progress, checks)
+        engine.run(line, plan, source, finish, device, progress, checks)
         return checks
 
     def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
@@ -234,7 +265,23 @@ class Dehazer:
         dtype = self.dtype or (torch.float16 if device.type == "cuda" else torch.float32)
         return dtype, torch.float64 if dtype == torch.float64 else torch.float32
 
-    def _plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
+    def _plan(
+        self, height: int, width: int, device: torch.device, memory: int | None
+    ) -> engine.Plan | engine.ReducedPlan:
+        scale = self.scale_of(height, width)
+        if scale == 1:
+            return self._network_plan(height, width, device, memory)
+        return engine.plan_reduced(
+            lambda rows, columns, bound: self._network_plan(rows, columns, device, bound),
+            height,
+            width,
+            scale,
+            dtype=self._precision(device)[1],
+            device=device,
+            bound=_available(device) // 2 if memory is None else memory,
+        )
+
+    def _network_plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
         dtype, compute = self._precision(device)
         way = route.choose(device, self._numbers["channels"], compute)
         return engine.make_plan(
@@ -274,6 +321,7 @@ def dehaze(
     memory: int | str | None = None,
     threads: int | None = None,
     window: int | None = None,
+    scale: int | str = SCALE,
 ) -> T:
     """Remove haze from one picture, or from a batch of them; see `Dehazer` for the arguments and errors.
 
@@ -283,7 +331,7 @@ def dehaze(
         >>> clear = famkern.dehaze(Image.open("hazy.jpg"))
     """
     options = {"strength": strength, "device": device, "dtype": dtype, "memory": memory, "threads": threads}
-    return Dehazer(model, window=window, **options)(image)  # type: ignore[arg-type]
+    return Dehazer(model, window=window, scale=scale, **options)(image)  # type: ignore[arg-type]
 
 
 def _parse_device(device: str | torch.device | None) -> torch.device | None:
@@ -298,6 +346,15 @@ def _parse_device(device: str | torch.device | None) -> torch.device | None:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {str(device)!r}')
     return device
+
+
+def _parse_scale(scale: int | str) -> int | str:
+    whole = isinstance(scale, numbers.Integral) and not isinstance(scale, bool)
+    if whole and 1 <= scale <= reduced.MOST_SCALE:  # type: ignore[operator]
+        return int(scale)
+    if isinstance(scale, str) and scale == "auto":
+        return scale
+    raise ValueError(f'scale is a whole number from 1 to {reduced.MOST_SCALE}, or "auto", not {scale!r}')
 
 
 def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 
 from .. import batch, images
-from ..dehazer import Dehazer
-from .options import DeviceOption, DtypeOption, ModelOption, ThreadsOption, WindowOption
+from ..dehazer import SCALE, Dehazer
+from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
 from .terminal import complain, fail, log_to_terminal, out, progress_bar, wrong_usage
 
 Format = Enum("Format", {name: name for name in batch.FORMATS}, type=str)  # type: ignore[misc]
@@ -28,6 +28,7 @@ def dehaze(
     memory: Annotated[str | None, typer.Option(help='Bound on the memory used, such as "1GiB".')] = None,
     threads: ThreadsOption = None,
     window: WindowOption = None,
+    scale: ScaleOption = str(SCALE),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs; else skipped.")] = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Descend into subfolders.")] = False,
     format: Annotated[Format | None, typer.Option(help="Format of the outputs. Default: each input's.")] = None,
@@ -46,7 +47,8 @@ def dehaze(
     with wrong_usage():
         options = batch.Options(overwrite, options_format, quality, suffix, compare, max_pixels, memory)
         jobs = batch.plan_jobs(inputs, output, recursive=recursive, options=options)
-        dehazer = Dehazer(model, strength=strength, device=device, dtype=dtype, threads=threads, window=window)
+        at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
+        dehazer = Dehazer(model, strength=strength, **at)  # type: ignore[arg-type]
     failed = done = skipped = 0
     with progress_bar(len(jobs)) as bar:
         task = bar.add_task("", total=len(jobs), name="")

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import models
-from ..dehazer import Dehazer
-from .options import DeviceOption, DtypeOption, ModelOption, ThreadsOption, WindowOption
+from ..dehazer import SCALE, Dehazer
+from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
 from .terminal import fail, log_to_terminal, out, progress_bar, training_installed, wrong_usage
 
 
@@ -26,6 +26,7 @@ def evaluate(
     dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     window: WindowOption = None,
+    scale: ScaleOption = str(SCALE),
 ) -> None:
     """Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.
 
@@ -38,11 +39,12 @@ def evaluate(
     with wrong_usage():
         network = models.load(model)
         if isinstance(network, models.Teacher):
-            if csv or device or dtype or threads or window is not None:
-                raise ValueError("a teacher is evaluated without --csv, --device, --dtype, --threads and --window")
+            if csv or device or dtype or threads or window is not None or scale != str(SCALE):
+                raise ValueError("a teacher is evaluated without --csv, --device, --dtype, --threads, --window and --scale")
             _evaluate_teacher(network, model, folder)
             return
-        dehazer = Dehazer(network, device=device, dtype=dtype, threads=threads, window=window)
+        at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
+        dehazer = Dehazer(network, **at)  # type: ignore[arg-type]
     try:
         pairs = evaluation.find_pairs(folder)
         scores = []
@@ -56,7 +58,7 @@ def evaluate(
     table = Table("", "PSNR", "SSIM", box=None, padding=(0, 2))
     mean = evaluation.mean(scores)
     table.add_row("hazy input", f"{mean.hazy_psnr:.2f} dB", f"{mean.hazy_ssim:.4f}")
-    table.add_row(escape(model), f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
+    table.add_row(f"{escape(model)}, scale {dehazer.scale}", f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
     out.print(table, highlight=False)
     out.print(f"{len(scores)} pairs; {evaluation.RULES}", highlight=False, soft_wrap=True)
     if csv is not None:

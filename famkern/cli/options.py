@@ -15,4 +15,13 @@ WindowOption = Annotated[
     int | None,
     typer.Option(min=0, help="Pixels over which means are taken, a multiple of 16; 0: all. Default: the model's own."),
 ]
+ScaleOption = Annotated[
+    str,
+    typer.Option(help='1: exact; 2 to 8: on the picture reduced by that, carried over; "auto": by the picture\'s size.'),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: PyTorch's setting.")]
+
+
+def parse_scale(text: str) -> int | str:
+    """What `Dehazer` takes for what was given as --scale."""
+    return int(text) if text.isdecimal() else text

@@ -6,6 +6,7 @@ storage.py  where the maps live: RAM, a GPU's memory, or a spill file
 host.py     or, for a run on a GPU, the host's memory
 pixels.py   pictures in and out, a band at a time
 run.py      the one loop
+reduced.py  the same at reduced scale: reduce, run, carry over
 checks.py   what must hold for a run to be right
 graphs.py   the same run again and again, on a GPU
 memory.py   how much memory there is
@@ -18,6 +19,7 @@ from .line import Stage, lower
 from .memory import available_memory, format_bytes, parse_bytes
 from .pixels import Pixels
 from .plan import MemoryBoundError, Plan, make_plan
+from .reduced import ReducedPlan, plan_reduced, run_reduced
 from .run import run
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "MemoryBoundError",
     "Pixels",
     "Plan",
+    "ReducedPlan",
     "Stage",
     "available_memory",
     "format_bytes",
@@ -33,5 +36,7 @@ __all__ = [
     "lower",
     "make_plan",
     "parse_bytes",
+    "plan_reduced",
     "run",
+    "run_reduced",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ops.reduced import DEPTHS
 from .checks import Checks
 
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535, np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
@@ -26,6 +27,23 @@ class Pixels:
         self.height, self.width = int(array.shape[0]), int(array.shape[1])
         dtype = array.dtype.newbyteorder("=") if isinstance(array, np.ndarray) else array.dtype
         self.full_scale = FULL_SCALE.get(dtype)  # None: floating point
+
+    def tensor(self, device: torch.device) -> Tensor | None:
+        """The picture itself, (H, W, 3), for operators on this device that read and write it as it is.
+
+        None where it lies elsewhere, or in a form that PyTorch or the operators lack: swapped bytes, negative strides,
+        16-bit floating point. Then bands must be converted.
+        """
+        if isinstance(self.array, Tensor):
+            return self.array if self.array.device == device and self.array.dtype in DEPTHS else None
+        array = self.array
+        if device.type != "cpu" or not array.dtype.isnative or min(array.strides) < 0:
+            return None
+        if array.dtype == np.float16 or array.dtype.itemsize > 8 or any(step % array.itemsize for step in array.strides):
+            return None
+        if not array.flags.writeable:  # PyTorch warns of memory that may only be read, and so we do
+            array = np.asarray(_Writable(array))
+        return torch.from_numpy(array)
 
     def read(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Rows start..stop as a contiguous (1, rows, W, 3) tensor with values in [0, 1]."""
@@ -88,3 +106,11 @@ class Pixels:
                     f"in rows {start} to {min(start + step, self.height) - 1}"
                 )
         return None
+
+
+class _Writable:
+    """An array's memory under another flag; keeps it alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.__array_interface__["data"][0], False)}

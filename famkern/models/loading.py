@@ -2,8 +2,8 @@
 
 Checkpoints are read as data only: safetensors, or pickles through torch.load(weights_only=True). A family's numbers
 (channels, groups, blocks; widths, blocks and head of a U-shaped one) are read off the tensors, so a file needs no
-configuration beside it. A student's window may stand in the metadata of a safetensors file, under "famkern", as JSON:
-{"window": 192}.
+configuration beside it. A student's window and scale_side may stand in the metadata of a safetensors file, under
+"famkern", as JSON: {"window": 192, "scale_side": 960}.
 """
 
 from __future__ import annotations
@@ -69,12 +69,22 @@ def load(path_or_name: str | os.PathLike[str]) -> Network:
 def _load(path: Path, source: str) -> Network:
     tensors, metadata = read_checkpoint(path)
     network = build(tensors, source)
-    if not isinstance(network, Teacher) and "window" in metadata:
-        try:
+    if isinstance(network, Teacher):
+        return network
+    try:
+        if "window" in metadata:
             network.window = metadata["window"]
-        except ValueError as error:
-            raise WeightsError(f"{source}: its metadata say: {error}") from error
+        if "scale_side" in metadata:
+            network.scale_side = _parse_side(metadata["scale_side"])
+    except ValueError as error:
+        raise WeightsError(f"{source}: its metadata say: {error}") from error
     return network
+
+
+def _parse_side(side: object) -> int:
+    if type(side) is not int or side < 1:  # a bool is no number
+        raise ValueError(f"scale_side is a positive number of pixels, not {side!r}")
+    return side
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

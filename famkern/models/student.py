@@ -93,6 +93,9 @@ class Group(nn.Module):
 class Student(nn.Module):
     """The student family of dehazing networks.
 
+    `scale_side` is the longer side, in pixels, of pictures that the weights are best at, for `Dehazer(scale="auto")`; None
+    if that is not known.
+
     Args:
         channels: width C of all maps, a multiple of 16 (16, 32 and 64 have compiled kernels).
         groups: number of groups, 1 or more.
@@ -105,6 +108,8 @@ class Student(nn.Module):
     Raises:
         ValueError: for numbers outside these ranges.
     """
+
+    scale_side: int | None = None
 
     def __init__(
         self,

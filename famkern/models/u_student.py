@@ -43,6 +43,8 @@ class UStudent(nn.Module):
         ValueError: for numbers outside these ranges.
     """
 
+    scale_side: int | None = None  # see Student
+
     def __init__(
         self,
         widths: Sequence[int] = (16, 32, 64),
