@@ -32,18 +32,42 @@ class Pixels:
         """The picture itself, (H, W, 3), for operators on this device that read and write it as it is.
 
         None where it lies elsewhere, or in a form that PyTorch or the operators lack: swapped bytes, negative strides,
-        16-bit floating point. Then bands must be converted.
+        16-bit floating point. Then bands must be copied.
         """
         if isinstance(self.array, Tensor):
             return self.array if self.array.device == device and self.array.dtype in DEPTHS else None
         array = self.array
         if device.type != "cpu" or not array.dtype.isnative or min(array.strides) < 0:
             return None
-        if array.dtype == np.float16 or array.dtype.itemsize > 8 or any(step % array.itemsize for step in array.strides):
+        if not self._depth_is_read() or any(step % array.itemsize for step in array.strides):
             return None
         if not array.flags.writeable:  # PyTorch warns of memory that may only be read, and so we do
             array = np.asarray(_Writable(array))
         return torch.from_numpy(array)
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Rows start..stop as operators read them, (rows, W, 3): of the picture's own memory and dtype where that can be.
+
+        Its numbers are those of the picture whatever its strides; 16-bit floating point becomes `dtype`.
+        """
+        own = self.tensor(device)
+        if own is not None:
+            return own[start:stop]
+        if device.type == "cpu" and isinstance(self.array, np.ndarray) and self._depth_is_read():
+            band = self.array[start:stop]
+            return torch.from_numpy(np.array(band, dtype=band.dtype.newbyteorder("="), order="C"))
+        return self.read(start, stop, dtype, device)[0]
+
+    def store(self, start: int, stop: int, rows: Tensor) -> None:
+        """Store what operators made of `rows`."""
+        if rows.dtype.is_floating_point:
+            self.write(start, stop, rows[None])
+        else:
+            self.array[start:stop] = rows.numpy()
+
+    def _depth_is_read(self) -> bool:
+        assert isinstance(self.array, np.ndarray)
+        return self.full_scale is not None or self.array.dtype.itemsize in (4, 8)
 
     def read(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Rows start..stop as a contiguous (1, rows, W, 3) tensor with values in [0, 1]."""

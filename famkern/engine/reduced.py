@@ -87,7 +87,7 @@ def plan_reduced(
         maps = 2 * (band + 2) * columns
         converted = 2 * (band + 2) * scale * width  # where operators cannot read and write the picture itself
         workspace = reduced.workspace_bytes(band + 2, width, scale, device, dtype)
-        return RESERVE + (maps + converted) * 3 * dtype.itemsize + workspace
+        return RESERVE + 3 * (maps * dtype.itemsize + converted * 8) + workspace
 
     def too_low(least: int) -> MemoryBoundError:
         return MemoryBoundError(f"a picture of {width} x {height} pixels at scale {scale}", held + least, bound)
@@ -125,9 +125,7 @@ def run_reduced(
     scale, dtype = plan.scale, plan.dtype
     shape = (-(-plan.height // scale), -(-plan.width // scale), 3)
     low, made = (allocate(shape, dtype, device) for _ in range(2))
-    image, result = source.tensor(device), sink.tensor(device)
-    if image is None or result is None:
-        image = result = None  # both are converted: operators read and write the same dtype
+    result = sink.tensor(device)
     network_share = 1 / (1 + CARRY_COST * scale**2)
     carry_share = (1 - network_share) / 2
 
@@ -137,8 +135,7 @@ def run_reduced(
 
     for start, stop in plan.bands:
         first, end = max(start * scale - scale // 2, 0), min((stop + 1) * scale, plan.height)
-        rows = source.read(first, end, dtype, device)[0] if image is None else image[first:end]
-        reduce_picture(rows, low[start:stop], scale=scale, image_row=first, row=start)
+        reduce_picture(source.rows(first, end, dtype, device), low[start:stop], scale=scale, image_row=first, row=start)
         report(carry_share * stop / shape[0])
 
     run_network(Pixels(low), Pixels(made), lambda fraction: report(carry_share + network_share * fraction))
@@ -149,9 +146,9 @@ def run_reduced(
         a, b = (torch.empty((map_end - map_row, *shape[1:]), dtype=dtype, device=device) for _ in range(2))
         fit_affine(low[around], made[around], None, a, b, top=map_row - around.start)
         first, end = start * scale, min(stop * scale, plan.height)
-        before = source.read(first, end, dtype, device)[0] if image is None else image[first:end]
+        before = source.rows(first, end, dtype, device)
         after = torch.empty_like(before) if result is None else result[first:end]
         apply_affine(before, a, b, after, scale=scale, strength=strength, row=first, map_row=map_row)
         if result is None:
-            sink.write(first, end, after[None])
+            sink.store(first, end, after)
         report(1.0 if stop == shape[0] else 1 - carry_share * (1 - stop / shape[0]))
