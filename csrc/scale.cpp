@@ -1,6 +1,8 @@
 // Registers the operators of reduced scale for the CPU; contracts are in
 // famkern/ops/{reduce_picture,fit_affine,apply_affine}.py. Here a call is checked for what memory safety needs, and its
 // tasks are run on as many threads as torch is set to.
+#include "cpu/scale.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,7 +14,6 @@
 #include <optional>
 
 #include "cpu/dispatch.h"
-#include "cpu/scale.h"
 #include "cpu/tasks.h"
 
 namespace famkern {
@@ -126,9 +127,9 @@ void apply_affine(const Tensor& image, const Tensor& a, const Tensor& b, const T
     ApplyCall call{};
     call.image = picture_of(image, "image");
     call.out = picture_of(out, "out");
-    STD_TORCH_CHECK(call.out.depth == call.image.depth && call.out.rows == call.image.rows &&
-                        call.out.width == call.image.width,
-                    "out: of the image's shape and dtype expected");
+    STD_TORCH_CHECK(
+        call.out.depth == call.image.depth && call.out.rows == call.image.rows && call.out.width == call.image.width,
+        "out: of the image's shape and dtype expected");
     call.wide = is_wide(a);
     call.map_rows = a.dim() == 3 ? a.size(0) : 0;
     call.map_width = (call.image.width + scale - 1) / scale;
@@ -161,6 +162,6 @@ extern "C" __attribute__((visibility("default"))) int64_t famkern_scale_workspac
     famkern::ApplyCall apply{};
     reduce.image.width = apply.image.width = width;
     apply.map_width = (width + scale - 1) / scale;
-    return threads * famkern::apart(std::max({reduce.scratch_bytes(), famkern::FitCall::scratch_bytes(),
-                                              apply.scratch_bytes()}));
+    return threads *
+           famkern::apart(std::max({reduce.scratch_bytes(), famkern::FitCall::scratch_bytes(), apply.scratch_bytes()}));
 }

@@ -1,7 +1,8 @@
 // Calls of the three operators of reduced scale as plain data; contracts are in
 // famkern/ops/{reduce_picture,fit_affine,apply_affine}.py. Knows no torch.
 //
-// Each call is a band of rows, cut into tasks. What a task computes of a pixel depends neither on the band nor on the cut.
+// Each call is a band of rows, cut into tasks. What a task computes of a pixel depends neither on the band nor on the
+// cut.
 #pragma once
 
 #include <algorithm>
@@ -68,9 +69,9 @@ class Between {
 };
 
 struct ReduceCall {
-    Picture image;      // rows image_row, image_row + 1, ...
-    void* out;          // (rows, width, 3), rows row, row + 1, ...
-    bool wide;          // out and arithmetic are float64, not float32
+    Picture image;  // rows image_row, image_row + 1, ...
+    void* out;      // (rows, width, 3), rows row, row + 1, ...
+    bool wide;      // out and arithmetic are float64, not float32
     int64_t rows, width;
     int64_t scale, image_row, row;
 
@@ -91,11 +92,12 @@ struct FitCall {
     static constexpr int64_t kColumns = 128;  // of a block: the rows of its sums fit an L2 cache
     static constexpr int64_t kFitted = kColumns + 2 * kRadius, kRead = kFitted + 2 * kRadius;
     static constexpr int64_t kMoments = 5, kMeans = 3;  // summed over windows: v x, v y, v x y, v x x, v; v a, v b, v
-    static constexpr int64_t kSpare = 16;  // of a row, for whole registers
+    static constexpr int64_t kSpare = 16;               // of a row, for whole registers
     int64_t blocks() const { return (width + kColumns - 1) / kColumns; }
     int64_t tasks() const { return blocks() * runs; }
     void cut(int64_t threads) {  // every run computes 4 kRadius rows beside its own
-        runs = std::clamp<int64_t>((4 * threads + blocks() - 1) / blocks(), 1, (rows + 4 * kRadius - 1) / (4 * kRadius));
+        runs =
+            std::clamp<int64_t>((4 * threads + blocks() - 1) / blocks(), 1, (rows + 4 * kRadius - 1) / (4 * kRadius));
     }
     static constexpr int64_t scratch_bytes() {
         return 3 * 8 * (kSide * (kMoments * kFitted + kMeans * kColumns) + 7 * (kRead + kSpare));

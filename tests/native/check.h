@@ -19,6 +19,7 @@ namespace famkern::test {
 void test_stages();
 void test_convolution();
 void test_affinity();
+void test_scale();
 
 inline int checks = 0, failures = 0;
 

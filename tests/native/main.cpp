@@ -9,6 +9,7 @@ int run_all() {
     test_stages();
     test_convolution();
     test_affinity();
+    test_scale();
     std::string sets;
     for (InstructionSet isa : instruction_sets()) sets += " " + name_of(isa);
     std::printf("%d checks, %d failed; instruction sets:%s\n", checks, failures, sets.c_str());

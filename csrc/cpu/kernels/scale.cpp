@@ -5,8 +5,8 @@
 //            --> a and b, summed over 17 columns --> ring of 17 rows --> row t - 16 of a and b
 //   apply    reduced rows of a and b --(between columns)--> two wide rows each --(between rows)--> a x + b
 //
-// Every value is computed by the same operations in the same order whatever the cut, and no product is fused with a sum:
-// results have the same bits on all instruction sets.
+// Every value is computed by the same operations in the same order whatever the cut, and no product is fused with a
+// sum: results have the same bits on all instruction sets.
 #include "cpu/scale.h"
 
 #include <type_traits>
@@ -416,10 +416,10 @@ void apply_rows(const ApplyCall& call, int64_t task, void* scratch) {
         for (int side = 0; side < 2; ++side)
             if (held[side] != wanted[side]) {
                 for (int which = 0; which < 2; ++which)
-                    widen_row(call,
-                              static_cast<const A*>(call.maps[which]) +
-                                  (wanted[side] - call.map_row) * call.map_width * 3,
-                              planar, copied, wide[which][side]);
+                    widen_row(
+                        call,
+                        static_cast<const A*>(call.maps[which]) + (wanted[side] - call.map_row) * call.map_width * 3,
+                        planar, copied, wide[which][side]);
                 held[side] = wanted[side];
             }
         const T* from = row_of<T>(call.image, r);
