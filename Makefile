@@ -87,7 +87,7 @@ sanitize: build
 	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py \
+	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py tests/ops/test_reduced.py \
 	    -k "formulas and 16 or batch or halo or 16_bits or past_the_caches or several or fit_is_refused or strided or \
 	        leaves_the_bits or wrong_shapes or paper_s_formula or strides or every_half_precision or read_beyond"
 

@@ -219,7 +219,10 @@ setup(
     package_data={"famkern.models": ["weights/*"]},
     ext_modules=[
         Extension("famkern._cpu", ["csrc/cpu/features.cpp"]),
-        Extension("famkern._C", ["csrc/affinity_gpu.cpp", "csrc/convolutions.cpp", "csrc/ops.cpp", "csrc/scale.cpp", "csrc/stages.cpp"]),
+        Extension(
+            "famkern._C",
+            ["csrc/affinity_gpu.cpp", "csrc/convolutions.cpp", "csrc/ops.cpp", "csrc/scale.cpp", "csrc/stages.cpp"],
+        ),
     ],
     cmdclass={"build_ext": NinjaBuild},
 )

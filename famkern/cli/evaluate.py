@@ -40,7 +40,9 @@ def evaluate(
         network = models.load(model)
         if isinstance(network, models.Teacher):
             if csv or device or dtype or threads or window is not None or scale != str(SCALE):
-                raise ValueError("a teacher is evaluated without --csv, --device, --dtype, --threads, --window and --scale")
+                raise ValueError(
+                    "a teacher is evaluated without --csv, --device, --dtype, --threads, --window and --scale"
+                )
             _evaluate_teacher(network, model, folder)
             return
         at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}

@@ -17,7 +17,9 @@ WindowOption = Annotated[
 ]
 ScaleOption = Annotated[
     str,
-    typer.Option(help='1: exact; 2 to 8: on the picture reduced by that, carried over; "auto": by the picture\'s size.'),
+    typer.Option(
+        help='1: exact; 2 to 8: on the picture reduced by that, carried over; "auto": by the picture\'s size.'
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: PyTorch's setting.")]
 

@@ -63,7 +63,7 @@ class Pixels:
         if rows.dtype.is_floating_point:
             self.write(start, stop, rows[None])
         else:
-            self.array[start:stop] = rows.numpy()
+            self.array[start:stop] = rows.numpy()  # type: ignore[assignment]
 
     def _depth_is_read(self) -> bool:
         assert isinstance(self.array, np.ndarray)

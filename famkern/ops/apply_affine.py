@@ -57,8 +57,8 @@ def apply_affine(
     Args:
         image: (rows, W, 3), rows row, row + 1, ... of the picture: uint8, uint16, or float32 or float64 in [0, 1]; any
             strides.
-        a, b: (n, ceil(W / scale), 3) contiguous, float32 or float64, which is the precision of the arithmetic: rows map_row,
-            map_row + 1, ..., all between which rows of the image lie; fewer only where the picture ends.
+        a, b: (n, ceil(W / scale), 3) contiguous, float32 or float64, which is the precision of the arithmetic: rows
+            map_row, map_row + 1, ..., all between which rows of the image lie; fewer only where the picture ends.
         out: like image, of any strides; integers are rounded half to even.
         scale: 1 to 8.
         strength: 0 for the image, 1 for the full effect, above 1 for more.

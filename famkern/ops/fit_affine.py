@@ -26,20 +26,17 @@ FLAT = 2.0**-46  # of equal pixels the variance is computed to within 2^-47; flo
 def reference(image: Tensor, target: Tensor, weights: Tensor | None, a: Tensor, b: Tensor, top: int) -> None:
     """`fit_affine` in plain PyTorch, for any device."""
     x, y = (t.double().permute(2, 0, 1) for t in (image, target))  # (3, rows, W)
-    if weights is None:
-        mean = _mean
-    else:
-        v = weights.double()[None]
-        share = _mean(v)
+    v = torch.ones_like(x[:1]) if weights is None else weights.double()[None]
+    share = _mean(v)
 
-        def mean(t: Tensor) -> Tensor:
-            return _mean(v * t) / torch.where(share > 0, share, 1)
+    def mean(t: Tensor) -> Tensor:
+        return _mean(v * t) / torch.where(share > 0, share, 1)
 
     mean_x, mean_y = mean(x), mean(y)
     variance = mean(x * x) - mean_x * mean_x
     slope = torch.where(variance > FLAT, (mean(x * y) - mean_x * mean_y) / (variance + EPSILON), 0)
     for out, fitted, nothing in ((a, slope, 1), (b, mean_y - slope * mean_x, 0)):
-        smooth = mean(fitted) if weights is None else torch.where(share > 0, mean(fitted), nothing)
+        smooth = torch.where(share > 0, mean(fitted), nothing)
         out.copy_(smooth.permute(1, 2, 0)[top : top + out.shape[0]])
 
 

@@ -29,7 +29,7 @@ def _mean(x: Tensor, side: int, scale: int, first: int, row: int, rows: int) -> 
     """Weighted means along a side that begins with number `first`: reduced numbers row, row + 1, ..."""
     reduced = torch.arange(row, row + rows, device=x.device)
     shape = (-1, 1, 1) if side == 0 else (1, -1, 1)
-    total, weights = 0, 0
+    total, weights = x.new_zeros(()), x.new_zeros(())
     for place in range(2 * scale - scale % 2):
         at = reduced * scale - scale // 2 + place - first
         weight = 2 * scale - abs(2 * (place - scale // 2) + 1 - scale)  # times 2 k: a whole number
@@ -47,9 +47,9 @@ def reduce_picture(image: Tensor, out: Tensor, *, scale: int, image_row: int, ro
     """Reduce one band of rows; the result is written into `out`.
 
     Args:
-        image: (rows, W, 3), rows image_row, image_row + 1, ... of a picture: uint8, uint16, or float32 or float64 in [0, 1];
-            any strides. It holds all rows from row * scale - scale // 2 on to scale + scale // 2 rows beyond the last reduced
-            row's first; fewer only where the picture ends.
+        image: (rows, W, 3), rows image_row, image_row + 1, ... of a picture: uint8, uint16, or float32 or float64 in
+            [0, 1]; any strides. It holds all rows that have weight in the reduced ones: from row * scale - scale // 2 to at
+            most (row + n + 1) * scale; fewer only where the picture ends.
         out: (n, ceil(W / scale), 3) contiguous, rows row, row + 1, ... of the reduced picture, RGB in [0, 1]: float32 or
             float64, which is the precision of the arithmetic.
         scale: 1 to 8.
