@@ -13,17 +13,14 @@ its writer to its last reader and the plan can let maps share memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..ops import formulas
-from ..ops.block import block_stage
-from ..ops.group import group_stage, last_group_stage
-from ..ops.head import head_stage
-from ..ops.tail import tail_stage
+from ..ops.kinds import KINDS
 
 IMAGE = "image"
 OUTPUT = "output"
@@ -46,15 +43,24 @@ class Gate:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the line: an operator of famkern.ops with its weights and the names of its maps."""
+    """One step of the line: a kind of stage with its weights and the names of its maps."""
 
-    operator: Callable[..., None]
+    kind: str  # out of famkern.ops.kinds.KINDS
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    sums: tuple[str, ...]  # maps among `writes` whose row sums it produces
     gate: Gate | None
     weights: tuple[Tensor, ...]
-    convolutions: int  # 3x3 convolutions one after another: the reach in rows
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Maps among `writes` whose sums it produces."""
+        kind = KINDS[self.kind]
+        return tuple(name for name, output in zip(self.writes, kind.outputs, strict=True) if output in kind.sums)
+
+    @property
+    def convolutions(self) -> int:
+        """3x3 convolutions one after another: the reach in rows."""
+        return KINDS[self.kind].convolutions
 
     def halo(self, tile: int) -> int:
         """Rows needed above and below a band by kernels that compute `tile` rows at a time.
@@ -107,7 +113,7 @@ def lower(
     normalisation = tuple(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
     x, z = "x0", "z0"
     head_weights = (*normalisation, *get("pre.0"), *convolutions("g1.gp.0"))
-    line = [Stage(head_stage, (IMAGE,), (x, z), (z,), None, head_weights, 3)]
+    line = [Stage("head", (IMAGE,), (x, z), None, head_weights)]
     results = []
     for group in range(1, groups + 1):
         skip = x
@@ -115,7 +121,7 @@ def lower(
             before, block = f"g{group}.gp.{b - 1}", f"g{group}.gp.{b}"
             new_x, new_z = f"x{len(line)}", f"z{len(line)}"
             weights = (*pixel_weights(f"{before}."), *convolutions(block))
-            line.append(Stage(block_stage, (x, z), (new_x, new_z), (new_z,), gate(before, z), weights, 2))
+            line.append(Stage("block", (x, z), (new_x, new_z), gate(before, z), weights))
             x, z = new_x, new_z
         before = f"g{group}.gp.{blocks - 1}"
         new_x, new_z = f"x{len(line)}", f"z{len(line)}"
@@ -123,13 +129,13 @@ def lower(
         if group < groups:
             writes: tuple[str, ...] = (new_x, new_z)
             weights += convolutions(f"g{group + 1}.gp.0")
-            line.append(Stage(group_stage, (x, z, skip), writes, writes, gate(before, z), weights, 3))
+            line.append(Stage("group", (x, z, skip), writes, gate(before, z), weights))
         else:
             writes = (new_x,)
-            line.append(Stage(last_group_stage, (x, z, skip), writes, writes, gate(before, z), weights, 1))
+            line.append(Stage("last_group", (x, z, skip), writes, gate(before, z), weights))
         x, z = new_x, new_z
         results.append(x)
     tail_weights = (*normalisation, *pixel_weights(""), *get("post.0", "post.1"))
     tail_gate = attention(tuple(results), "ca.1", "ca.3")
-    line.append(Stage(tail_stage, (IMAGE, *results), (OUTPUT,), (), tail_gate, tail_weights, 2))
+    line.append(Stage("tail", (IMAGE, *results), (OUTPUT,), tail_gate, tail_weights))
     return line

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..ops import stage as ops
 from .checks import Checks
 from .line import IMAGE, OUTPUT, Stage
 from .means import Sums
@@ -25,6 +26,7 @@ def run(
     device: torch.device,
     progress: Callable[[float], None] | None = None,
     checks: Checks | None = None,
+    operator: Callable[..., None] = ops.stage,
 ) -> None:
     """Run the line over one picture.
 
@@ -36,6 +38,7 @@ def run(
         device: where the line's weights are.
         progress: called with the finished fraction, 0 < fraction <= 1, after each band.
         checks: get what must hold, for the caller to look at; None: looked at before this returns.
+        operator: runs a stage on a band, as `famkern.ops.stage.stage`, for those who measure.
 
     Raises:
         ValueError: if the maps' values exceed the range of their dtype.
@@ -80,7 +83,7 @@ def run(
             shape = (1, stop - start, -(-plan.width // plan.cell), plan.channels)
             rows = [torch.empty(shape, dtype=torch.float64, device=device) for _ in sums]
             place = (top, bottom, plan.cell, start - top)
-            stage.operator(inputs, gate, stage.weights, outputs, rows, *place)
+            operator(stage.kind, inputs, gate, stage.weights, outputs, rows, place)
             storage.release()
             for name, output in zip(stage.writes, outputs, strict=True):
                 if name == last and plan.dtype == torch.float16:

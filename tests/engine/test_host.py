@@ -14,6 +14,7 @@ from famkern import engine
 from famkern.engine.host import HostStorage
 from famkern.engine.plan import LEAST_BANDS
 from famkern.models import Student
+from famkern.ops import stage as ops
 
 from .test_line import line_of
 from .test_run import run
@@ -122,17 +123,12 @@ def test_the_next_band_is_on_its_way_before_this_one_is_computed(monkeypatch):
     opened, seen = on_the_host(monkeypatch), []
     student = Student(16, 1, 2).eval()
 
-    def operator(stage):
-        def spy(*arguments):
-            if opened and stage.reads[0] == "x0":
-                seen.append(opened[0]._into.copies)
-            return stage.operator(*arguments)
+    def spy(kind, *arguments):
+        if opened and kind == "block":
+            seen.append(opened[0]._into.copies)
+        ops.stage(kind, *arguments)
 
-        return replace(stage, operator=spy)
-
-    lower = engine.lower
-    monkeypatch.setattr(engine, "lower", lambda *a, **k: [operator(stage) for stage in lower(*a, **k)])
-    run(student, torch.rand(3, 40, 30), dtype=torch.float32, band=10, spill=True)
+    run(student, torch.rand(3, 40, 30), dtype=torch.float32, band=10, spill=True, operator=spy)
     assert seen[:4] == [4, 6, 8, 8]  # x and z of the next band too, until there is none
 
 

@@ -17,7 +17,7 @@ SIZES = [(1, 1), (3, 257), (1, 40), (40, 1), (2, 2), (37, 53), (64, 17)]
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
-def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None):
+def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None, **options):
     """The engine on a picture (3, H, W)."""
     numbers = {"channels": student.channels, "groups": student.groups, "blocks": student.blocks}
     line = engine.lower(
@@ -43,7 +43,7 @@ def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None):
         result[:, start:stop] = band[0].permute(2, 0, 1)
 
     with torch.inference_mode():
-        engine.run(line, plan, engine.Pixels(image.permute(1, 2, 0)), finish, CPU)
+        engine.run(line, plan, engine.Pixels(image.permute(1, 2, 0)), finish, CPU, **options)
     return result
 
 

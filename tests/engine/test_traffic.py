@@ -16,7 +16,7 @@ HALF = torch.float16
 
 
 def name_of(stage):
-    return stage.operator.__name__.removesuffix("_stage").replace("_", " ")
+    return stage.kind.replace("_", " ")
 
 
 @pytest.mark.parametrize(("groups", "blocks"), NUMBERS)
