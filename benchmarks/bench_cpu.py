@@ -17,6 +17,7 @@ import sys
 import tempfile
 import textwrap
 import time
+import types
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -199,42 +200,39 @@ def stages(height: int, width: int) -> None:
     """Print the time of each kind of stage, and its share of the machine's peak."""
     torch.set_num_threads(THREADS)
     network = famkern.models.load("student")
-    numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
     cpu, spent, count = torch.device("cpu"), defaultdict(list), defaultdict(int)
     tensors = fold_norm(dict(network.state_dict()))
-    line = engine.lower(tensors, **numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=torch.float32, device=cpu)
-
-    for stage in line:
+    where = {"dtype": torch.float32, "maps": torch.float32, "device": cpu}
+    line = engine.lower(tensors, mean=IMAGE_MEAN, std=IMAGE_STD, **where)
+    for stage in line.stages:
         count[stage.kind] += 1
+
+    from famkern.ops import route
+    from famkern.ops import stage as ops
 
     def timed(kind: str, *arguments) -> None:
         start = time.perf_counter()
         ops.stage(kind, *arguments)
         spent[kind][-1] += time.perf_counter() - start
 
-    from famkern.ops import route
-    from famkern.ops import stage as ops
-
     way = route.choose(cpu, network.channels, torch.float32)
     plan = engine.make_plan(
         line,
         height,
         width,
-        network.channels,
-        dtype=torch.float32,
         tile=way.tile,
         memory=None,
         available=1 << 40,
         band_pixels=way.band_pixels,
         workspace=way.workspace_bytes,
     )
-    image, whole = torch.rand(height, width, 3), []
+    image, nowhere, whole = torch.rand(height, width, 3), types.SimpleNamespace(write=lambda *_: None), []
     for _ in range(ROUNDS):
         for name in count:
             spent[name].append(0.0)
         start = time.perf_counter()
         with torch.inference_mode():
-            engine.run(line, plan, engine.Pixels(image), lambda *_: None, cpu, operator=timed)
+            engine.run(plan, engine.Pixels(image), nowhere, cpu, operator=timed)
         whole.append(time.perf_counter() - start)
     square = 4096
     a = torch.rand(square, square)

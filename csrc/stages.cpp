@@ -117,6 +117,37 @@ class Reader {
         call.map_count = int64_t(maps_.size());
     }
 
+    // The map of another level and its rows of the band, before weights of its own.
+    void crossing(const char* name) {
+        const Tensor& tensor = next(lists_.maps, map_, name);
+        STD_TORCH_CHECK(tensor.dim() == 4, name, ": (B, rows, W, C) expected");
+        Crossing& c = call.crossing;
+        const int64_t rows = call.rows + halo(), end = call.first_row + rows;
+        c.rows = tensor.size(1);
+        c.width = tensor.size(2);
+        c.channels = int(tensor.size(3));
+        const auto is_fine = [](int64_t fine, int64_t length) { return fine == 2 * length || fine == 2 * length - 1; };
+        const bool fits = call.kind == StageKind::down
+                              ? is_fine(c.rows, rows) && is_fine(c.width, call.width)
+                              : c.rows == (end + 1) / 2 - call.first_row / 2 && c.width == (call.width + 1) / 2;
+        STD_TORCH_CHECK(fits, name, ": the rows and columns of another level in the operator's contract expected");
+        STD_TORCH_CHECK(c.channels == 16 || c.channels == 32 || c.channels == 64,
+                        "the compiled stages have 16, 32 or 64 channels, not ", c.channels);
+        STD_TORCH_CHECK(storage_of(tensor, name) == call.storage, name, ": all maps must have the same dtype");
+        c.map = rows_of(tensor, c.rows, c.width, c.channels, name);
+    }
+
+    void down(const char* name) {
+        call.crossing.weight = weight({call.channels, call.crossing.channels, 2, 2}, name);
+        call.crossing.bias = weight({call.channels}, name);
+    }
+
+    void up(const char* name) {
+        call.crossing.weight = weight({4, call.channels, call.crossing.channels}, name);
+        call.crossing.skip = weight({call.channels, call.channels}, name);
+        call.crossing.bias = weight({4, call.channels}, name);
+    }
+
     // All that are left.
     void maps(const char* name) {
         do map(name);
@@ -163,6 +194,12 @@ class Reader {
         convolution.outputs = outputs;
     }
     void convolution(const char* name) { convolution(name, call.channels); }
+
+    // Three numbers a pixel, or a gain and three offsets.
+    void post(const char* name) {
+        const bool gain = weight_ < lists_.weights.size() && lists_.weights[weight_].size(0) == 4;
+        convolution(name, gain ? 4 : 3);
+    }
 
     void out_x() { call.out_x = output_of(next(lists_.outputs, output_, "x"), "x"); }
 
@@ -219,14 +256,12 @@ class Reader {
         return floats(next(lists_.weights, weight_, name), shape, name);
     }
 
-    // A map or picture of `extra` rows more than the outputs.
-    Map rows_of(const Tensor& tensor, int64_t channels, int64_t extra, const char* name) const {
+    Map rows_of(const Tensor& tensor, int64_t rows, int64_t width, int64_t channels, const char* name) const {
         STD_TORCH_CHECK(is_here(tensor) && tensor.dim() == 4 && tensor.size(0) == call.batch &&
-                            tensor.size(1) == call.rows + extra && tensor.size(2) == call.width &&
-                            tensor.size(3) == channels,
+                            tensor.size(1) == rows && tensor.size(2) == width && tensor.size(3) == channels,
                         name, ": (B, rows, W, C) on one device, of the shape in the operator's contract, expected");
-        STD_TORCH_CHECK((tensor.stride(3) == 1 || channels == 1) && (tensor.stride(2) == channels || call.width == 1) &&
-                            (tensor.stride(1) == call.width * channels || tensor.size(1) == 1),
+        STD_TORCH_CHECK((tensor.stride(3) == 1 || channels == 1) && (tensor.stride(2) == channels || width == 1) &&
+                            (tensor.stride(1) == width * channels || tensor.size(1) == 1),
                         name, ": the rows of an image must be contiguous");
         STD_TORCH_CHECK(call.device < 0 || channels == 3 || reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0,
                         name,
@@ -234,14 +269,15 @@ class Reader {
         return {tensor.data_ptr(), tensor.stride(0)};
     }
 
+    // A map, or below a picture, of `extra` rows more than the outputs.
     Map map_of(const Tensor& tensor, int64_t extra, const char* name) const {
         STD_TORCH_CHECK(storage_of(tensor, name) == call.storage, name, ": all maps must have the same dtype");
-        return rows_of(tensor, call.channels, extra, name);
+        return rows_of(tensor, call.rows + extra, call.width, call.channels, name);
     }
 
     Map picture_of(const Tensor& tensor, int64_t extra, const char* name) const {
         STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, name, ": float32 expected");
-        return rows_of(tensor, 3, extra, name);
+        return rows_of(tensor, call.rows + extra, call.width, 3, name);
     }
 
     // An output. One that is part of a buffer too large for the caches is stored past them, if it lies on cache lines.
@@ -313,6 +349,34 @@ const Kind kKinds[] = {
          r.convolution("post2", 3);
          r.out_picture();
      }},
+    {"down", StageKind::down,
+     [](Reader& r) {
+         r.crossing("a");
+         r.down("down");
+         read_block(r);
+         r.out_x();
+         r.out("z");
+     }},
+    {"up", StageKind::up,
+     [](Reader& r) {
+         r.crossing("m");
+         r.map("skip");
+         r.up("up");
+         read_block(r);
+         r.out_x();
+         r.out("z");
+     }},
+    {"u_tail", StageKind::u_tail,
+     [](Reader& r) {
+         r.picture();
+         for (const char* name : {"x", "z", "skip"}) r.map(name);
+         r.gate();
+         r.normalisation();
+         r.pixel_attention();
+         r.convolution("conv");
+         r.post("post");
+         r.out_picture();
+     }},
 };
 
 void stage(const std::string& name, std::vector<Tensor> maps, std::optional<Tensor> gate, std::vector<Tensor> weights,
@@ -348,15 +412,22 @@ extern "C" __attribute__((visibility("default"))) void famkern_cuda_versions(int
 extern "C" __attribute__((visibility("default"))) int64_t famkern_stage_workspace(int64_t rows, int64_t width,
                                                                                   int64_t channels, int64_t cell,
                                                                                   int64_t threads) {
-    famkern::StageCall call{};
-    call.kind = famkern::StageKind::group;  // the greediest
-    call.channels = int(channels);
-    call.batch = 1;
-    call.rows = rows;
-    call.width = width;
-    call.cell = cell;
-    for (auto& convolution : call.convolution) convolution = {nullptr, nullptr, call.channels, call.channels};
-    call.convolutions = famkern::kMaxConvolutions;
-    const famkern::Workspace workspace(famkern::stage_kernels(), call, famkern::Columns(call));
-    return workspace.packed + threads * workspace.scratch + 2 * workspace.partial;
+    int64_t most = 0;
+    for (const auto kind :
+         {famkern::StageKind::group, famkern::StageKind::down, famkern::StageKind::up}) {  // the greediest
+        famkern::StageCall call{};
+        call.kind = kind;
+        call.channels = int(channels);
+        call.batch = 1;
+        call.rows = rows;
+        call.width = width;
+        call.cell = cell;
+        call.convolutions =
+            kind == famkern::StageKind::group ? famkern::kMaxConvolutions : famkern::kMaxConvolutions - 1;
+        call.crossing.channels = kind == famkern::StageKind::group ? 0 : 64;
+        for (auto& convolution : call.convolution) convolution = {nullptr, nullptr, call.channels, call.channels};
+        const famkern::Workspace workspace(famkern::stage_kernels(), call, famkern::Columns(call));
+        most = std::max(most, workspace.packed + threads * workspace.scratch + 2 * workspace.partial);
+    }
+    return most;
 }
