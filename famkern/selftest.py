@@ -1,9 +1,9 @@
 """Compare the kernels with float64 on this machine: python -m famkern.selftest [cpu | cuda:0]
 
 Small networks of both families, of random weights, every width and precision that has kernels, on pictures of odd sizes,
-whole and under a bound on memory, with means over the picture and over windows; and the feature affinity with its gradients.
-Errors may be twice those of PyTorch in the same precision. The last line says what is wrong, and the exit code 1 that
-something is.
+whole and under a bound on memory, with means over the picture and over windows; and the feature affinity with its
+gradients. Errors may be twice those of PyTorch in the same precision. The last line says what is wrong, and the exit code
+1 that something is.
 """
 
 from __future__ import annotations

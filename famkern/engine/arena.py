@@ -8,7 +8,8 @@ stage, displaced by `slide` rows so that no row is overwritten while the halo of
 
 With bands of b rows and a halo of h, slide = b + h rows are enough; with one band it is the whole height, which is plain
 double buffering. Maps that follow each other in this way are a chain. Each chain has its piece of the arena while it
-lives; pieces are given out from the largest to the smallest, each the lowest that nothing alive at the same time has:
+lives, with room to slide; pieces are given out from the largest to the smallest, each the lowest that nothing alive at the
+same time has. They are of sizes that make up each other, so that two at half the scale fit where one was before:
 
     bytes
       |  z0-z1 ... |x2 ... a2|           |  z        chains of a U-shaped student
@@ -25,8 +26,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .line import Map, Stage
 
-ALIGNMENT = 64  # bytes: a cache line
-
 
 @dataclass(frozen=True)
 class Chain:
@@ -37,11 +36,6 @@ class Chain:
     first: int  # stage that writes the first one
     last: int  # stage that reads the last one last
     displaced: bool  # whether the first one lies `slide` rows below the beginning; each next one lies on the other side
-
-    @property
-    def slides(self) -> bool:
-        """Whether a map takes over from another: it then takes `slide` rows more."""
-        return len(self.names) > 1
 
 
 @dataclass(frozen=True)
@@ -105,24 +99,23 @@ def _pixel_bytes(names: Iterable[str], maps: Mapping[str, Map]) -> float:
     return sum(maps[name].channels * maps[name].dtype.itemsize / maps[name].scale ** 2 for name in names)
 
 
-def place(chains: Sequence[Chain], bytes_of: Callable[[Map], tuple[int, int]]) -> tuple[dict[str, int], int]:
+def place(chains: Sequence[Chain], piece: Callable[[Map], tuple[int, int]]) -> tuple[dict[str, int], int]:
     """The first byte of every map, and the bytes of the arena.
 
     Args:
         chains: of the line.
-        bytes_of: bytes of a map, and of the rows by which it slides.
+        piece: bytes of a map's piece of the arena, and bytes by which the map slides in it.
     """
-    sizes = {chain: bytes_of(chain.map)[0] + (bytes_of(chain.map)[1] if chain.slides else 0) for chain in chains}
+    sizes = {chain: piece(chain.map) for chain in chains}
     pieces: list[tuple[int, int, Chain]] = []
     first: dict[str, int] = {}
     for chain in sorted(chains, key=sizes.__getitem__, reverse=True):
-        size, start = -(-sizes[chain] // ALIGNMENT) * ALIGNMENT, 0
+        (size, slide), start = sizes[chain], 0
         for low, high, other in sorted(pieces, key=lambda piece: piece[0]):
             together = other.first <= chain.last and chain.first <= other.last
             if together and start < high and low < start + size:
                 start = high
         pieces.append((start, start + size, chain))
-        slide = bytes_of(chain.map)[1] if chain.slides else 0
         for i, name in enumerate(chain.names):
             first[name] = start + slide * (chain.displaced != (i % 2 == 1))
     return first, max(high for _, high, _ in pieces)

@@ -142,11 +142,9 @@ class Line:
         """The last stage whose gate has this map's mean."""
         return {name: i for i, stage in enumerate(self.stages) if stage.gate for name in stage.gate.means}
 
-    def halo(self, scale: int, tile: int) -> int:
-        """Rows needed above and below a band by any stage at this scale."""
-        return max(
-            (stage.halo(tile) for stage, s in zip(self.stages, self.scales, strict=True) if s == scale), default=0
-        )
+    def halo(self, tile: int) -> int:
+        """Rows needed above and below a band by any stage."""
+        return max(stage.halo(tile) for stage in self.stages)
 
 
 def maps_of(stage: Stage) -> list[str]:

@@ -29,6 +29,7 @@ BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in
 RESERVE = 16 << 20
 # Where bands come and go beside the compute: the first to come and the last to go have nothing beside them.
 LEAST_BANDS = 8
+CACHE_LINE = 64  # bytes; maps begin there
 
 
 class MemoryBoundError(ValueError):
@@ -119,7 +120,8 @@ class Plan:
 
     def row_bytes(self, name: str) -> int:
         """Bytes in a row of a map."""
-        return _row_bytes(self.level_of(name), self.line.maps[name])
+        map_ = self.line.maps[name]
+        return self.level_of(name).width * map_.channels * map_.dtype.itemsize
 
     def byte(self, name: str, row: int) -> int:
         """Where in the arena a row of a map begins."""
@@ -173,12 +175,14 @@ def make_plan(
     Raises:
         MemoryBoundError: if not even the lowest band fits the bound.
     """
-    step = tile * line.all_scales[-1]  # rows of the picture
+    coarsest = line.all_scales[-1]
+    step = tile * coarsest  # rows of the picture
 
     def candidate(steps: int, spill: bool) -> Plan:
         rows = steps * step
-        levels = {scale: _level(line, scale, height, width, rows, tile, window) for scale in line.all_scales}
-        places, map_bytes = place(line.arrangement.chains, lambda map_: _bytes(levels[map_.scale], map_))
+        slide = min(rows + coarsest * line.halo(tile), _round_up(height, coarsest))
+        levels = {scale: _level(scale, height, width, rows, slide, window) for scale in line.all_scales}
+        places, map_bytes = place(line.arrangement.chains, lambda map_: _piece(height, width, slide, coarsest, map_))
         plan = Plan(
             line, height, width, tile, rows, levels, line.arrangement.upwards, places, map_bytes, spill, slots, need=0
         )
@@ -206,20 +210,24 @@ def cell_of(window: int | None, height: int, width: int) -> int:
     return longer if window is None or window >= longer else window // WINDOW_CELLS
 
 
-def _level(line: Line, scale: int, height: int, width: int, band: int, tile: int, window: int | None) -> Level:
-    height, width, band = -(-height // scale), -(-width // scale), band // scale
+def _level(scale: int, height: int, width: int, band: int, slide: int, window: int | None) -> Level:
+    height, width = -(-height // scale), -(-width // scale)
     cell = cell_of(None if window is None else window // scale, height, width)
-    slide = min(band + line.halo(scale, tile), height)
-    return Level(scale, height, width, band, cell, slide)
+    return Level(scale, height, width, band // scale, cell, slide // scale)
 
 
-def _row_bytes(level: Level, map_: Map) -> int:
-    return level.width * map_.channels * map_.dtype.itemsize
+def _piece(height: int, width: int, slide: int, coarsest: int, map_: Map) -> tuple[int, int]:
+    """Bytes of a map's piece of the arena, and bytes by which the map slides in it; in whole cache lines.
+
+    Counted with the sides that are whole pixels at the coarsest scale, so that pieces at other scales make up each other.
+    """
+    pixel = map_.channels * map_.dtype.itemsize
+    rows, columns = (_round_up(height, coarsest) + slide) // map_.scale, _round_up(width, coarsest) // map_.scale
+    return _round_up(rows * columns * pixel, CACHE_LINE), slide // map_.scale * -(-width // map_.scale) * pixel
 
 
-def _bytes(level: Level, map_: Map) -> tuple[int, int]:
-    """Of a map of this level, and of the rows that it slides by."""
-    return level.height * _row_bytes(level, map_), level.slide * _row_bytes(level, map_)
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _need(plan: Plan, workspace: Workspace) -> int:

@@ -5,8 +5,9 @@ import pytest
 
 from famkern.engine import make_plan
 from famkern.engine.line import PICTURES
+from famkern.models import UStudent
 
-from .test_line import lines
+from .test_line import line_of, lines, lowered
 
 
 def plan_of(line, height, width, tile, band):
@@ -46,15 +47,20 @@ def test_the_first_and_the_last_stage_sweep_downwards():
         assert not line.arrangement.upwards[-1]
 
 
-def test_the_arena_is_no_larger_than_what_lives_at_once_and_the_rows_of_slides():
+@pytest.mark.parametrize(("height", "width"), [(2160, 3840), (2159, 3837), (1080, 1921)])
+def test_the_arena_is_no_larger_than_what_lives_at_once_and_slides(height, width):
     for line in lines():
-        plan = plan_of(line, 2160, 3840, 4, 64)
+        plan = plan_of(line, height, width, 4, 64)
+        bytes_of = {name: plan.level_of(name).height * plan.row_bytes(name) for name in plan.places}
         alive = [
-            sum(
-                plan.row_bytes(c.names[0]) * plan.level_of(c.names[0]).height
-                for c in line.arrangement.chains
-                if c.first <= index <= c.last
-            )
-            for index in range(len(line.stages))
+            sum(bytes_of[chain.names[0]] for chain in line.arrangement.chains if chain.first <= i <= chain.last)
+            for i in range(len(line.stages))
         ]
-        assert plan.map_bytes < 1.2 * max(alive)
+        slide = plan.levels[1].slide / height + 0.01  # and what rounds up to whole pixels at the coarsest scale
+        assert plan.map_bytes <= (1 + slide) * max(alive)
+
+
+def test_the_student_lives_in_four_maps_and_the_u_in_fewer_than_three():
+    for line, most in ((line_of(3, 6), 4), (lowered(UStudent()), 2.6)):
+        plan = plan_of(line, 4000, 100, 1, 40)
+        assert plan.map_bytes <= most * (4000 + plan.levels[1].slide) * 100 * 16 * 4

@@ -31,11 +31,10 @@ def lines():
     yield from (lowered(UStudent(*numbers)) for numbers in US)
 
 
-def test_the_student_is_twenty_stages_with_nineteen_barriers_in_four_chains():
+def test_the_student_is_twenty_stages_with_nineteen_barriers():
     line = line_of(3, 6)
     assert len(line.stages) == 20
     assert sum(stage.gate is not None for stage in line.stages) == 19
-    assert len(line.arrangement.chains) == 4
 
 
 @pytest.mark.parametrize(("groups", "blocks"), NUMBERS)

@@ -58,15 +58,16 @@ def test_what_was_stored_is_read_back(real_disk):
     with open_storage(plan, torch.device("cpu")) as maps:
         bands = {}
         for chain in plan.line.arrangement.chains:
-            for name in chain.names[:2]:  # one on each side
+            if chain.first <= 6 <= chain.last:  # alive at the same time
+                name = chain.names[0]
                 band = maps.target(name, 10, 20)
                 band.copy_(torch.rand(band.shape))
                 maps.store(name, 10, 20, band)
                 bands[name] = band.clone()
+        assert len(bands) >= 3
         for name, band in bands.items():
-            if plan.byte(name, 20) <= plan.byte(name, 10) + plan.level_of(name).slide * plan.row_bytes(name):
-                assert torch.equal(maps.read(name, 10, 20), band)
-                assert torch.equal(maps.read(name, 12, 18), band[:, 2:8])
+            assert torch.equal(maps.read(name, 10, 20), band)
+            assert torch.equal(maps.read(name, 12, 18), band[:, 2:8])
 
 
 def test_the_next_run_of_the_same_size_has_the_memory_of_the_last():
