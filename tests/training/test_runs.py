@@ -287,3 +287,15 @@ def test_compiled_operators_are_not_compiled_again(tmp_path, photos):
     )
     assert result.exit_code == 1
     assert "torch.compile is for PyTorch's operators" in " ".join(result.output.split())
+
+
+def test_a_u_shaped_student_trains_and_loads(tmp_path, photos):
+    result = famkern_train(
+        *("-o", tmp_path / "run", "--photos", photos, "--u", "16,32:1,1,1", "--steps", 2, "--crop", 16, "--batch", 1),
+        *("--device", "cpu", "--threads", 1),
+    )
+    assert result.exit_code == 0, result.output
+    network = models.load(tmp_path / "run/student.safetensors")
+    assert isinstance(network, models.UStudent)
+    assert (network.widths, network.blocks) == ((16, 32), (1, 1, 1))
+    assert recipe.read(tmp_path / "run/recipe.json", recipe.StudentRecipe).u == recipe.UShape((16, 32), (1, 1, 1))
