@@ -84,6 +84,8 @@ class Case:
         for name, symbols in self.row.weights.items():
             shape = [sizes.get(symbol) or int(symbol) for symbol in symbols.split()]
             numbers = random(*shape) * math.prod(shape[1:]) ** -0.5
+            if name.startswith("post."):  # a gain and offsets with which most of the result is in [0, 1]
+                numbers *= 0.1
             self.weights.append({"mean": 0.6 + 0.02 * numbers, "std": 0.15 + 0.005 * numbers}.get(name, numbers))
 
     def results(self, rows, *, storage, arithmetic=torch.float32, device="cpu"):

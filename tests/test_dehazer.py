@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import famkern
-from famkern.models import Student, Teacher
+from famkern.models import Student, Teacher, UStudent
 from famkern.models.student import normalise
 
 
@@ -71,6 +71,19 @@ def test_an_array_comes_back_as_it_was_given(dehazer, student, dtype):
     expected = network(student, tensor[None])[0].permute(1, 2, 0).numpy()
     tolerance = 1 if scale > 1 else max(1e-5, np.finfo(dtype).eps)
     assert np.abs(result.astype(np.float64) - scale * expected.astype(np.float64)).max() <= tolerance
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 257), (3, 5), (7, 4), (61, 47)])
+def test_a_u_shaped_student_is_a_network_too(size):
+    student = UStudent((16, 32, 64), (1, 2, 1, 1, 1)).eval()
+    images = torch.rand(3, 3, *size)
+    dehazer = famkern.Dehazer(student)
+    result = dehazer(images)
+    assert (result - network(student, images)).abs().max() < 1e-5
+    assert torch.equal(result, dehazer.limited(dehazer.least_memory(*size))(images))
+    assert torch.equal(result, famkern.Dehazer(student, threads=1)(images))
+    with pytest.raises(ValueError, match="a multiple of 64"):
+        famkern.Dehazer(student, window=32)
 
 
 def test_integers_are_rounded_half_to_even():

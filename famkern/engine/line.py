@@ -133,9 +133,22 @@ class Line:
         return frozenset(name for stage in self.stages for name in maps_of(stage) if name not in seen)
 
     @functools.cached_property
-    def sums(self) -> tuple[tuple[int, str], ...]:
-        """The maps that have sums, with the stages that write them."""
-        return tuple((index, name) for index, stage in enumerate(self.stages) for name in stage.sums)
+    def unlike(self) -> tuple[int, ...]:
+        """Of stages that are of one kind, with the same maps, the first."""
+        first: dict[tuple[str, tuple[Map, ...]], int] = {}
+        for index, stage in enumerate(self.stages):
+            first.setdefault((stage.kind, tuple(self.maps[name] for name in maps_of(stage))), index)
+        return tuple(first.values())
+
+    @functools.cached_property
+    def sums(self) -> frozenset[tuple[tuple[Map, ...], tuple[Map, ...]]]:
+        """For each stage the maps whose sums it leaves, and those whose means are known meanwhile; each case once."""
+        cases, known = set(), list[str]()
+        for index, stage in enumerate(self.stages):
+            known = [name for name in known if self.last_use[name] >= index]
+            cases.add((tuple(self.maps[name] for name in stage.sums), tuple(self.maps[name] for name in known)))
+            known += [name for name in stage.sums if name in self.last_use]
+        return frozenset(cases)
 
     @functools.cached_property
     def last_use(self) -> Mapping[str, int]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..ops.formulas import workspace_bytes
 from .arena import place
-from .line import Line, Map, Stage, maps_of
+from .line import Line, Map, maps_of
 from .means import WINDOW_CELLS, means_bytes, open_bytes
 from .memory import format_bytes
 
@@ -104,7 +104,8 @@ class Plan:
     @functools.cached_property
     def band_bytes(self) -> int:
         """Bytes of a map's rows that belong to a band, its halo included, at most."""
-        return max(self.most_bytes(index, name) for index, s in enumerate(self.line.stages) for name in maps_of(s))
+        stages = self.line.stages
+        return max(self.most_bytes(index, name) for index in self.line.unlike for name in maps_of(stages[index]))
 
     def level(self, stage: int) -> Level:
         """Of a stage's outputs."""
@@ -232,27 +233,26 @@ def _round_up(number: int, multiple: int) -> int:
 
 def _need(plan: Plan, workspace: Workspace) -> int:
     """Bytes that a run by this plan allocates at most, beyond input and output."""
-    sums = max(_sums_bytes(plan, index) for index in range(len(plan.line.stages)))
-    work = max(_band_bytes(plan, index, stage, workspace) for index, stage in enumerate(plan.line.stages))
+    sums = max(_sums_bytes(plan, left, known) for left, known in plan.line.sums)
+    work = max(_band_bytes(plan, index, workspace) for index in plan.line.unlike)
     return RESERVE + sums + work + (0 if plan.spill else plan.map_bytes)
 
 
-def _sums_bytes(plan: Plan, index: int) -> int:
-    """Bytes of the means that are known while a stage runs, and of the sums that it leaves."""
-    line = plan.line
+def _sums_bytes(plan: Plan, left: Iterable[Map], known: Iterable[Map]) -> int:
+    """Bytes of the sums of maps that a stage leaves, and of the means of others that are known meanwhile."""
     total = 0
-    for writer, name in line.sums:
-        level, channels = plan.level_of(name), line.maps[name].channels
-        if writer == index:
-            total += open_bytes(level.height, level.width, level.cell, channels, min(level.band, level.height))
-        elif writer < index <= line.last_use.get(name, writer):
-            total += means_bytes(level.height, level.width, level.cell, channels)
+    for map_ in left:
+        level = plan.levels[map_.scale]
+        total += open_bytes(level.height, level.width, level.cell, map_.channels, min(level.band, level.height))
+    for map_ in known:
+        level = plan.levels[map_.scale]
+        total += means_bytes(level.height, level.width, level.cell, map_.channels)
     return total
 
 
-def _band_bytes(plan: Plan, index: int, stage: Stage, workspace: Workspace) -> int:
+def _band_bytes(plan: Plan, index: int, workspace: Workspace) -> int:
     """Bytes that one band of this stage needs: the operator's workspace, pixels, and what passes to and from a file."""
-    level, line = plan.level(index), plan.line
+    level, line, stage = plan.level(index), plan.line, plan.line.stages[index]
     channels = max(line.maps[name].channels for name in maps_of(stage) if plan.level_of(name) is level)
     work = workspace(plan.halo_rows(index), level.width, channels, level.cell, line.arithmetic)
     if plan.spill and plan.slots > 1:  # buffers that all stages share

@@ -39,7 +39,7 @@ def run(
     device: torch.device,
     progress: Callable[[float], None] | None = None,
     checks: Checks | None = None,
-    operator: Callable[..., None] = ops.stage,
+    operator: Callable[..., None] | None = None,
 ) -> None:
     """Run a line over one picture.
 
@@ -50,7 +50,7 @@ def run(
         device: where the line's weights are.
         progress: called with the finished fraction of the work, 0 < fraction <= 1, after each band.
         checks: get what must hold, for the caller to look at; None: looked at before this returns.
-        operator: runs a stage on a band, as `famkern.ops.stage.stage`, for those who measure.
+        operator: runs a stage on a band instead of `famkern.ops.stage.stage`, for those who measure.
 
     Raises:
         ValueError: if the maps' values exceed the range of their dtype.
@@ -94,7 +94,7 @@ def run(
             outputs = [target(name, start, stop) for name in stage.writes]
             rows = [s.rows(stop - start) for s in sums]
             place = (start - first, end - stop, level.cell, first)
-            operator(stage.kind, inputs, gate, stage.weights, outputs, rows, place)
+            (operator or ops.stage)(stage.kind, inputs, gate, stage.weights, outputs, rows, place)
             storage.release()
             for name, output in zip(stage.writes, outputs, strict=True):
                 if output.dtype == torch.float16 and name in line.unseen:

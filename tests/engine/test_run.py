@@ -90,7 +90,7 @@ def test_the_u_over_windows(size):
     for band, tile in ((None, 1), (16, 4), (48, 4), (4, 1)):
         assert (run(student, image, dtype=torch.float64, band=band, tile=tile) - expected).abs().max() <= 1e-12
     student.window = None
-    assert (whole(student, image) - expected).abs().max() > 1e-3
+    assert (whole(student, image) - expected).abs().max() > 1e-4  # so that a wrong window would show
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
