@@ -74,6 +74,28 @@ def test_a_failed_file_gives_1_and_the_others_are_done(picture, tmp_path):
     assert os.listdir(tmp_path / "out") == ["hazy.png"]
 
 
+def test_what_is_skipped_is_told_and_there_already_is_no_news(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for name in ("b.gif", "c.mov", "._a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    told = "famkern: skipped: 2 of a format that is not read (1 .gif, 1 .mov)\n"
+    for _ in range(2):
+        result = famkern("dehaze", tmp_path, "-o", tmp_path / "out")
+        assert (result.returncode, result.stderr, result.stdout) == (0, told, "")
+    assert os.listdir(tmp_path / "out") == ["a.png"]
+    (line,) = famkern("dehaze", ".", "-o", tmp_path / "out", cwd=tmp_path / "out").stderr.splitlines()
+    assert "is itself" in line
+
+
+def test_the_output_folder_may_lie_above_the_inputs(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos/a.png")
+    for inputs in ("photos", "photos/*.png"):
+        result = famkern("dehaze", inputs, "-o", ".", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        (tmp_path / "a.png").unlink()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -11,6 +11,7 @@ from rich.markup import escape
 from .. import batch, images
 from ..dehazer import Dehazer
 from .options import DeviceOption, DtypeOption, ModelOption, ThreadsOption, WindowOption
+from .tally import Tally
 from .terminal import complain, fail, log_to_terminal, out, progress_bar, wrong_usage
 
 Format = Enum("Format", {name: name for name in batch.FORMATS}, type=str)  # type: ignore[misc]
@@ -47,28 +48,25 @@ def dehaze(
         options = batch.Options(overwrite, options_format, quality, suffix, compare, max_pixels, memory)
         jobs = batch.plan_jobs(inputs, output, recursive=recursive, options=options)
         dehazer = Dehazer(model, strength=strength, device=device, dtype=dtype, threads=threads, window=window)
-    failed = done = skipped = 0
+    tally = Tally()
     with progress_bar(len(jobs)) as bar:
         task = bar.add_task("", total=len(jobs), name="")
 
         def progress(job: batch.Job, fraction: float) -> None:
-            bar.update(task, completed=failed + done + skipped + fraction, name=escape(job.source.name))
+            bar.update(task, completed=tally.total + fraction, name=escape(job.source.name))
 
         try:
             for outcome in batch.dehaze_files(jobs, dehazer, options, progress):
-                failed, done, skipped = failed + bool(outcome.problem), done + outcome.done, skipped + outcome.skipped
-                bar.update(task, completed=failed + done + skipped)
+                tally.add(outcome)
+                bar.update(task, completed=tally.total)
                 if outcome.problem:
                     complain(outcome.problem)
         except KeyboardInterrupt:
             bar.stop()
-            fail(f"interrupted; {done} of {len(jobs)} pictures are done and kept", code=130)
+            fail(f"interrupted; {tally.done} of {len(jobs)} pictures are done and kept", code=130)
     if out.is_terminal:
-        parts = [f"{done} done"]
-        if skipped:
-            parts.append(f"{skipped} skipped (there already; --overwrite replaces them)")
-        if failed:
-            parts.append(f"{failed} failed")
-        out.print(f"{', '.join(parts)}: {escape(str(output))}", highlight=False)
-    if failed:
+        out.print(f"{tally}: {escape(str(output))}", highlight=False, soft_wrap=True)
+    elif tally.reasons(noteworthy=True):
+        complain(f"skipped: {tally.reasons(noteworthy=True)}")
+    if tally.failed:
         raise typer.Exit(1)

@@ -7,13 +7,14 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 """
 
 from .compare import side_by_side, side_by_side_bytes
-from .picture import MAX_PIXELS, SUFFIXES, ImageError, Metadata, Picture
+from .picture import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES, ImageError, Metadata, Picture
 from .reading import Header, header, read
 from .writing import write
 
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
+    "UNREAD_SUFFIXES",
     "Header",
     "ImageError",
     "Metadata",

@@ -27,6 +27,16 @@ SUFFIXES: dict[str, str] = {
 }
 """File name suffix, in lower case and with its dot, to the name of the format."""
 
+UNREAD_SUFFIXES = frozenset(
+    (  # noqa: SIM905
+        ".gif .apng .mng .heic .heif .hif .avif .jxl .jp2 .j2k .jpx .jxr .wdp .psd .psb .xcf .kra .svg .eps .exr .hdr .pfm "
+        ".tga .ico .icns .pcx .ppm .pgm .pbm .pnm .dds .qoi .dcm .fits "
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf "
+        ".srw .x3f .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
+    ).split()
+)
+"""Suffixes, in lower case, of pictures and films that are not read: a folder's summary counts them."""
+
 # What each bound on memory allows for beside whole arrays, whatever the size of the picture: bands of rows under way,
 # codecs' small buffers, and the libraries' code, which is loaded on first use.
 WORKSPACE_BYTES = 32 * 2**20

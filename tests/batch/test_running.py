@@ -9,7 +9,7 @@ from PIL import Image
 
 import famkern
 from famkern import images
-from famkern.batch import Options, dehaze_files, plan_jobs
+from famkern.batch import Options, Skip, dehaze_files, plan_jobs
 from famkern.models import Student
 
 
@@ -32,7 +32,7 @@ def run(inputs, output, dehazer, recursive=False, **options):
     jobs = plan_jobs(inputs, output, recursive=recursive, options=options)
     outcomes = list(dehaze_files(jobs, dehazer, options))
     assert [outcome.job for outcome in outcomes] == jobs
-    return ["done" if o.done else "skipped" if o.skipped else o.problem for o in outcomes]
+    return ["done" if o.done else o.skipped or o.problem for o in outcomes]
 
 
 def names(folder):
@@ -79,18 +79,43 @@ def test_outputs_inside_the_input_folder_are_no_inputs(tmp_path, dehazer):
 
 def test_names_carry_suffix_and_format(tmp_path, dehazer):
     run([picture(tmp_path / "a.png")], tmp_path / "out", dehazer, suffix="_clear", format="tiff")
-    assert names(tmp_path / "out") == ["a_clear.tif"]
-    assert images.header(tmp_path / "out/a_clear.tif").format == "TIFF"
+    assert names(tmp_path / "out") == ["a_clear.tiff"]
+    assert images.header(tmp_path / "out/a_clear.tiff").format == "TIFF"
 
 
 def test_existing_outputs_are_skipped_unless_told_otherwise(tmp_path, dehazer):
     source = picture(tmp_path / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_text("mine")
-    assert run([source], tmp_path / "out", dehazer) == ["skipped"]
+    assert run([source], tmp_path / "out", dehazer) == [Skip.THERE]
     assert (tmp_path / "out/a.png").read_text() == "mine"
     assert run([source], tmp_path / "out", dehazer, overwrite=True) == ["done"]
     assert Image.open(tmp_path / "out/a.png").size == (13, 9)
+
+
+def test_an_empty_file_or_a_folder_in_the_output_s_place_is_no_output(tmp_path, dehazer):
+    sources = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    (tmp_path / "out/b.png").mkdir(parents=True)
+    (tmp_path / "out/a.png").touch()
+    done, problem = run(sources, tmp_path / "out", dehazer)
+    assert done == "done"
+    assert images.header(tmp_path / "out/a.png").width == 13
+    assert problem.startswith(f"{tmp_path}/out/b.png: is a folder")
+
+
+def test_whatever_goes_wrong_with_a_file_the_others_are_done(tmp_path, dehazer, monkeypatch):
+    sources = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    read, problems = images.read, [KeyError("odd"), AssertionError()]
+    monkeypatch.setattr(images, "read", lambda *a, **k: read(*a, **k) if not problems else throw(problems.pop()))
+    assert run([*sources, picture(tmp_path / "c.png")], tmp_path / "out", dehazer) == [
+        f"{sources[0]}: AssertionError",
+        f"{sources[1]}: 'odd'",
+        "done",
+    ]
+
+
+def throw(error):
+    raise error
 
 
 def test_compare_writes_both_pictures_side_by_side(tmp_path, dehazer):
@@ -217,13 +242,13 @@ def test_a_second_run_finds_its_outputs_and_does_nothing(tmp_path, dehazer):
     picture(tmp_path / "g/b.png")
     for _ in range(2):  # as the shell expands g/*: the second time with g/out
         seen = run(sorted((tmp_path / "g").iterdir()), tmp_path / "g/out", dehazer)
-        assert set(seen) == {"done"} if _ == 0 else {"skipped"}
-    assert set(run([tmp_path / "g/**/*.png"], tmp_path / "g/out", dehazer, recursive=True)) == {"skipped"}
+        assert set(seen) == ({"done"} if _ == 0 else {Skip.THERE, Skip.FOLDER})
+    assert set(run([tmp_path / "g/**/*.png"], tmp_path / "g/out", dehazer, recursive=True)) == {Skip.THERE}
     assert names(tmp_path / "g") == ["a.png", "b.png", "out/a.png", "out/b.png"]
     picture(tmp_path / "e/a.png")
     assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == ["done"]
-    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == ["skipped"]
-    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear", overwrite=True) == ["done"]
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == [Skip.OUTPUT, Skip.THERE]
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear", overwrite=True) == [Skip.OUTPUT, "done"]
     assert names(tmp_path / "e") == ["a-clear.png", "a.png"]
 
 
