@@ -31,8 +31,8 @@ UNREAD_SUFFIXES = frozenset(
     (  # noqa: SIM905
         ".gif .apng .mng .heic .heif .hif .avif .jxl .jp2 .j2k .jpx .jxr .wdp .psd .psb .xcf .kra .svg .eps .exr .hdr .pfm "
         ".tga .ico .icns .pcx .ppm .pgm .pbm .pnm .dds .qoi .dcm .fits "
-        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf "
-        ".srw .x3f .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 "
+        ".srf .srw .x3f .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
     ).split()
 )
 """Suffixes, in lower case, of pictures and films that are not read: a folder's summary counts them."""
