@@ -1,5 +1,6 @@
 """The `famkern` command, as a person or a script meets it."""
 
+import json
 import os
 import pty
 import re
@@ -18,8 +19,9 @@ from famkern import cli
 FAMKERN = [sys.executable, "-m", "famkern.cli"]
 
 
-def famkern(*arguments, cwd=None):
-    result = subprocess.run([*FAMKERN, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
+def famkern(*arguments, cwd=None, **settings):
+    command = [*FAMKERN, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, **settings)
     result.stderr = without_notice(result.stderr)
     return result
 
@@ -44,8 +46,9 @@ def test_dehaze_is_quiet_in_a_pipe(picture, tmp_path):
 
 def test_every_option_is_taken(picture, tmp_path):
     options = "--model student --strength 0.5 --device cpu --dtype float16 --memory 512MiB --threads 1 --overwrite"
-    options += " --recursive --format jpg --quality 80 --suffix _x --compare --max-pixels 5000"
-    result = famkern("dehaze", picture, "-o", tmp_path / "out", *options.split())
+    options += " --recursive --format jpg --quality 80 --suffix _x --compare --max-pixels 5000 --keep-time --quiet"
+    Image.new("L", (40, 30), 200).save(tmp_path / "mask.png")
+    result = famkern("dehaze", picture, "-o", tmp_path / "out", *options.split(), "--mask", tmp_path / "mask.png")
     assert (result.returncode, result.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path / "out")) == ["hazy_x-compare.jpg", "hazy_x.jpg"]
 
@@ -96,11 +99,113 @@ def test_the_output_folder_may_lie_above_the_inputs(tmp_path):
         (tmp_path / "a.png").unlink()
 
 
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(picture, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "b.gif").touch()
+    Image.new("RGBA", (9, 9)).save(tmp_path / "clear.png")
+    before = sorted(os.listdir(tmp_path))
+    result = famkern("dehaze", ".", "-o", "out", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
+        "b.gif: skipped, of a format that is not read",
+        "clear.png -> out/clear.png",
+        "hazy.png -> out/hazy.png",
+    ]
+    assert result.stderr.startswith("famkern: bad.jpg: is not a JPEG")
+    result = famkern("dehaze", "clear.png", "-o", "out", "--format", "jpg", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "JPEG holds no transparency" in result.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_json_is_a_line_a_file(picture, tmp_path):
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/\xffline\n.png")
+    Image.new("RGB", (9, 9)).save(strange)
+    (tmp_path / "bad.jpg").touch()
+    (tmp_path / "c.gif").touch()
+    result = famkern("dehaze", tmp_path, "-o", tmp_path / "out", "--json")
+    told = {os.path.basename(line["source"]): line for line in map(json.loads, result.stdout.splitlines())}
+    assert {name: line["status"] for name, line in told.items()} == {
+        "hazy.png": "done", os.path.basename(strange): "done", "bad.jpg": "failed", "c.gif": "skipped",
+    }  # fmt: skip
+    assert told["hazy.png"]["target"] == str(tmp_path / "out/hazy.png")
+    assert "is empty" in told["bad.jpg"]["reason"]
+    assert os.path.exists(told[os.path.basename(strange)]["target"])
+    again = famkern("dehaze", picture, "-o", tmp_path / "out", "--json", "--dry-run")
+    assert json.loads(again.stdout)["reason"] == "there already"
+
+
+def test_quiet_tells_failures_only(picture, tmp_path):
+    (tmp_path / "bad.jpg").touch()
+    (tmp_path / "c.gif").touch()
+    result = famkern("dehaze", tmp_path, "-o", tmp_path / "out", "--quiet")
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert "bad.jpg" in line
+
+
+def test_names_of_any_bytes_are_told_with_escapes(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/a\x1b[31m\n\xff.png")
+    open(name, "w").close()
+    for environment in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        result = famkern("dehaze", name, "-o", tmp_path / "out", env=os.environ | environment)
+        assert result.returncode == 1
+        assert result.stderr == f"famkern: {tmp_path}/a\\x1b[31m\\n\\xff.png: is empty; get another copy of the file\n"
+
+
+class TestStreams:
+    def pipe(self, *arguments, picture=None):
+        command = [*FAMKERN, "dehaze", *map(str, arguments)]
+        result = subprocess.run(command, input=picture, capture_output=True, check=False)
+        return result.returncode, result.stdout, without_notice(result.stderr.decode())
+
+    def test_from_and_to(self, picture, tmp_path):
+        famkern("dehaze", picture, "-o", tmp_path / "clear.png")
+        expected = (tmp_path / "clear.png").read_bytes()
+        assert self.pipe("-", "-o", "-", picture=picture.read_bytes()) == (0, expected, "")
+        assert self.pipe(picture, "-o", "-") == (0, expected, "")
+        assert self.pipe("-", "-o", tmp_path / "other.png", picture=picture.read_bytes()) == (0, b"", "")
+        assert (tmp_path / "other.png").read_bytes() == expected
+        _, jpeg, _ = self.pipe("-", "-o", "-", "--format", "jpg", picture=picture.read_bytes())
+        assert jpeg.startswith(b"\xff\xd8")
+
+    @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+    def test_damage_is_one_line_that_names_the_stream(self, content):
+        code, out, err = self.pipe("-", "-o", "-", picture=content)
+        assert (code, out) == (1, b"")
+        assert err.startswith("famkern: standard input: ")
+        assert err.count("\n") == 1
+
+    def test_wrong_usage(self, picture, tmp_path):
+        for arguments in (("-", picture, "-o", tmp_path), (tmp_path, "-o", "-"), (picture, "-o", "-", "--json")):
+            code, out, err = self.pipe(*arguments, picture=b"")
+            assert (code, out) == (2, b"")
+            assert err.startswith("famkern: - (standard ")
+
+
+@pytest.mark.parametrize("moment", ["batch.plan_jobs", "dehazer.Dehazer.__init__", "batch.dehaze_files"])
+def test_an_interrupt_before_the_first_picture_is_one_line(picture, tmp_path, moment):
+    program = f"""if True:
+        import os, signal, sys, time
+        from famkern import batch, cli, dehazer
+        def interrupted(*args, **kwargs):
+            signal.raise_signal(signal.SIGINT)
+        sys.argv = ["famkern", "dehaze", {str(picture)!r}, "-o", {str(tmp_path / "out")!r}]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        {moment} = interrupted
+        cli.main()
+    """
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 130
+    assert without_notice(result.stderr) == "famkern: interrupted\n"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         [],
-        ["--strength", "2"],
+        ["--strength", "2.1"],
+        ["--mask", "no-such-mask.png"],
         ["--memory", "lots"],
         ["--device", "tpu"],
         ["--dtype", "int8"],

@@ -37,6 +37,9 @@ class Options:
         max_pixels: refuse larger pictures.
         memory: bound in bytes (or text such as "1GiB") on everything that processing a picture allocates: the picture
             itself, the maps, the buffers of the codecs. None: as `Dehazer`.
+        mask: a grey picture of the size of each input (upright): white is dehazed, black stays, between them the blend.
+        keep_time: outputs get their inputs' time of modification.
+        dry_run: find out what can be known beforehand, and write nothing.
     """
 
     overwrite: bool = False
@@ -46,6 +49,9 @@ class Options:
     compare: bool = False
     max_pixels: int = images.MAX_PIXELS
     memory: int | str | None = None
+    mask: str | os.PathLike[str] | None = None
+    keep_time: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format.lower() not in FORMATS:
@@ -86,7 +92,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: exactly one of done, skipped and failed (then `problem` is one line that names the file)."""
+    """What became of a job: exactly one of done, skipped and failed (then `problem` is one line that names the file).
+
+    In a dry run, done means that nothing speaks against it.
+    """
 
     job: Job
     done: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from .. import images
 from ..dehazer import Dehazer
 from ..engine import MemoryBoundError, parse_bytes
 from .jobs import Job, Options, Outcome, Skip
+from .mask import Mask
 
 
 def dehaze_files(
@@ -20,7 +22,7 @@ def dehaze_files(
     options: Options | None = None,
     progress: Callable[[Job, float], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Dehaze files one after another; a file that fails is reported and the others are done.
+    """Dehaze files one after another, each when its outcome is asked for; one that fails is reported, the others are done.
 
     Args:
         jobs: from `plan_jobs`.
@@ -28,49 +30,92 @@ def dehaze_files(
         options: of the outputs.
         progress: called with a job and its finished fraction.
 
-    Yields:
-        An Outcome for each job, in their order, when it has ended.
+    Returns:
+        An iterator of an Outcome for each job, in their order.
+
+    Raises:
+        ImageError: if the mask cannot be read.
     """
     options = options or Options()
+    mask = Mask(options.mask, options.max_pixels) if options.mask is not None else None
+    return _outcomes(jobs, dehazer, options, mask, progress)
+
+
+def _outcomes(
+    jobs: Sequence[Job],
+    dehazer: Dehazer,
+    options: Options,
+    mask: Mask | None,
+    progress: Callable[[Job, float], None] | None,
+) -> Iterator[Outcome]:
+    tidy: set[Path] = set()  # folders without what earlier runs left when they were killed
     for job in jobs:
         if job.problem or job.skip:
             yield Outcome(job, skipped=job.skip, problem=job.problem)
             continue
         try:
-            outcome = _dehaze_file(job, dehazer, options, progress)
+            missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
+            if missing:
+                limited = _checked(job, dehazer, options, mask)
+                if not options.dry_run:
+                    for folder in {path.parent for path in missing} - tidy:
+                        folder.mkdir(parents=True, exist_ok=True)
+                        images.remove_dead(folder)
+                        tidy.add(folder)
+                    _dehaze_file(job, missing, limited, options, mask, progress)
+            outcome = Outcome(job, done=True) if missing else Outcome(job, skipped=Skip.THERE)
         except images.ImageError as error:  # names its file
             outcome = Outcome(job, problem=str(error))
         except Exception as error:  # whatever it is, it is of this file, and the others are still to be done
             reason = " ".join(str(error).split()) or type(error).__name__
-            outcome = Outcome(job, problem=f"{job.source}: {reason}")
+            outcome = Outcome(job, problem=images.printable(f"{job.source}: {reason}"))
         yield outcome
 
 
-def _dehaze_file(
-    job: Job, dehazer: Dehazer, options: Options, progress: Callable[[Job, float], None] | None
-) -> Outcome:
-    missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
-    if not missing:
-        return Outcome(job, skipped=Skip.THERE)
+def _checked(job: Job, dehazer: Dehazer, options: Options, mask: Mask | None) -> Dehazer:
+    """The dehazer with the memory that the picture and the codecs leave it; an error if the job is known to fail."""
     header = images.header(job.source, max_pixels=options.max_pixels)
     format = images.SUFFIXES[job.target.suffix.lower()]
-    if options.memory is not None:
-        bound, held = parse_bytes(options.memory), _held_bytes(header)
-        network = dehazer.least_memory(header.height, header.width) if dehazer.strength else 0
-        comparison = images.side_by_side_bytes(header) if job.compare else 0
-        least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison))
-        if least > bound:
-            raise MemoryBoundError(f"a picture of {header.width} x {header.height} pixels in a file", least, bound)
-        dehazer = dehazer.limited(bound - held)
-    job.target.parent.mkdir(parents=True, exist_ok=True)
+    header.check_fits(job.target, format)
+    if job.compare:
+        images.check_writable(job.compare)
+    if mask:
+        mask.check(header)
+    if options.memory is None:
+        return dehazer
+    bound, held = parse_bytes(options.memory), _held_bytes(header) + (mask.bytes if mask else 0)
+    network = dehazer.least_memory(header.height, header.width) if dehazer.strength else 0
+    comparison = images.side_by_side_bytes(header) if job.compare else 0
+    least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison))
+    if mask:
+        least = max(mask.read_bytes, mask.bytes + least)
+    if least > bound:
+        raise MemoryBoundError(f"a picture of {header.width} x {header.height} pixels in a file", least, bound)
+    return dehazer.limited(bound - held)
+
+
+def _dehaze_file(
+    job: Job,
+    missing: Sequence[Path],
+    dehazer: Dehazer,
+    options: Options,
+    mask: Mask | None,
+    progress: Callable[[Job, float], None] | None,
+) -> None:
+    """Write the outputs that are missing."""
     picture = images.read(job.source, max_pixels=options.max_pixels)
     pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)))
+    if mask:
+        mask.apply(picture.pixels, pixels)
     result = replace(picture, pixels=pixels)
     if job.target in missing:
-        images.write(job.target, result, format=format, quality=options.quality)
+        images.write(job.target, result, format=images.SUFFIXES[job.target.suffix.lower()], quality=options.quality)
     if job.compare and job.compare in missing:
         images.write(job.compare, images.side_by_side(picture, result), format="JPEG")
-    return Outcome(job, done=True)
+    if options.keep_time:
+        status = job.source.stat()
+        for path in missing:
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _held_bytes(header: images.Header) -> int:

@@ -7,7 +7,8 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 """
 
 from .compare import side_by_side, side_by_side_bytes
-from .picture import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES, ImageError, Metadata, Picture
+from .files import check_writable, remove_dead, replacing
+from .picture import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES, ImageError, Metadata, Picture, printable
 from .reading import Header, header, read
 from .writing import write
 
@@ -19,8 +20,12 @@ __all__ = [
     "ImageError",
     "Metadata",
     "Picture",
+    "check_writable",
     "header",
+    "printable",
     "read",
+    "remove_dead",
+    "replacing",
     "side_by_side",
     "side_by_side_bytes",
     "write",

@@ -96,8 +96,8 @@ def inspect(file: BinaryIO) -> Stored:
     )
 
 
-def encode(file: BinaryIO, samples: Samples, metadata: Metadata, *, quality: int) -> None:
-    """Write (H, W) or (H, W, 3) uint8 `samples`, colour at full resolution (4:4:4)."""
+def check_metadata(metadata: Metadata) -> None:
+    """Raise Unfit for metadata that are too long for a JPEG."""
     for name, contents, room in (
         ("EXIF data", metadata.exif, MAX_SEGMENT - 6),
         ("XMP data", metadata.xmp, XMP_ROOM),
@@ -105,6 +105,10 @@ def encode(file: BinaryIO, samples: Samples, metadata: Metadata, *, quality: int
     ):
         if contents and len(contents) > room:
             raise Unfit(f"{name} of {len(contents):,} bytes; JPEG holds {room:,}; write PNG, WebP or TIFF instead")
+
+
+def encode(file: BinaryIO, samples: Samples, metadata: Metadata, *, quality: int) -> None:
+    """Write (H, W) or (H, W, 3) uint8 `samples`, colour at full resolution (4:4:4); see check_metadata."""
     room = MAX_SEGMENT - len(PHOTOSHOP)
     parts = (
         [metadata.photoshop[at : at + room] for at in range(0, len(metadata.photoshop), room)]

@@ -51,8 +51,19 @@ class Unfit(ValueError):
 
 
 def fault(path: object, problem: str) -> ImageError:
-    """The ImageError for `path`, on one line whatever line breaks a file name or a library's message holds."""
-    return ImageError(" ".join(f"{path}: {problem}".splitlines()))
+    """The ImageError for `path`, on one line whatever a file name or a library's message holds."""
+    return ImageError(printable(f"{path}: {' '.join(problem.splitlines())}"))
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters, and bytes of a name that are no text in its encoding, as escapes."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that it could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 @dataclass(frozen=True)

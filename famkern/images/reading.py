@@ -14,8 +14,20 @@ from typing import BinaryIO
 import numpy as np
 
 from . import bmp, exif, jpeg, png, tiff, webp
-from .picture import MAX_PIXELS, WORKSPACE_BYTES, Depth, ImageError, Picture, Samples, Stored, array_bytes, fault
-from .writing import write_bytes
+from .files import check_writable
+from .picture import (
+    MAX_PIXELS,
+    WORKSPACE_BYTES,
+    Depth,
+    ImageError,
+    Metadata,
+    Picture,
+    Samples,
+    Stored,
+    array_bytes,
+    fault,
+)
+from .writing import check_fits, write_bytes
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,7 @@ class Header:
     channels        of the picture: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
     dtype           of the picture: uint8, uint16 or float32
     read_bytes      upper bound, in bytes, of the memory that read() needs at its peak, the returned Picture included
+    metadata        as stored, with an orientation that read() would reset
     """
 
     path: Path
@@ -35,6 +48,12 @@ class Header:
     channels: int
     dtype: Depth
     read_bytes: int
+    metadata: Metadata
+
+    def check_fits(self, path: str | PathLike[str], format: str) -> None:
+        """Raise the ImageError with which write() would refuse this picture, for the format or for its place."""
+        check_writable(path)
+        check_fits(path, format, self.width, self.height, alpha=self.channels in (2, 4), metadata=self.metadata)
 
     def write_bytes(self, format: str) -> int:
         """Upper bound, in bytes, of the memory that write() needs at its peak for this picture, itself not included."""
@@ -59,6 +78,7 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
             height=height,
             channels=stored.channels,
             dtype=stored.dtype,
+            metadata=stored.metadata,
             read_bytes=WORKSPACE_BYTES + max(stored.decode_bytes, decoded + picture if rearranged else 0),
         )
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from . import bmp, colour, jpeg, png, tiff, webp
-from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Picture, Samples, Unfit, array_bytes, fault
+from .files import replacing
+from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Metadata, Picture, Samples, Unfit, array_bytes, fault
 
 U8, U16, F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
 
@@ -53,16 +49,11 @@ def write(
         raise ValueError(f"quality is {quality}; 1 to 100 is accepted")
     format = _format(path, format)
     height, width = picture.pixels.shape[:2]
-    if picture.alpha is not None and format not in HOLD_ALPHA:
-        raise fault(path, f"{format} holds no transparency; write PNG, TIFF or WEBP instead")
-    if max(height, width) > MAX_SIDES.get(format, max(height, width)):
-        raise fault(
-            path, f"{width} x {height} pixels; {format} ends at {MAX_SIDES[format]:,} a side; write TIFF instead"
-        )
+    check_fits(path, format, width, height, alpha=picture.alpha is not None, metadata=picture.metadata)
     if picture.pixels.dtype == F32:
         _check_range(picture.pixels)
     samples = _samples(picture, format)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         try:
             if format == "JPEG":
                 jpeg.encode(file, samples, picture.metadata, quality=quality or QUALITY)
@@ -81,6 +72,24 @@ def write(
                 raise
             problem = f"cannot be written as {format} ({type(error).__name__}: {error}); write another format"
             raise fault(path, problem) from error
+
+
+def check_fits(
+    path: str | PathLike[str], format: str, width: int, height: int, *, alpha: bool, metadata: Metadata
+) -> None:
+    """Raise the ImageError that write() to `path` would for a picture like this, whatever its pixels."""
+    format = _format(path, format)
+    if alpha and format not in HOLD_ALPHA:
+        raise fault(path, f"{format} holds no transparency; write PNG, TIFF or WEBP instead")
+    if max(height, width) > MAX_SIDES.get(format, max(height, width)):
+        raise fault(
+            path, f"{width} x {height} pixels; {format} ends at {MAX_SIDES[format]:,} a side; write TIFF instead"
+        )
+    if format == "JPEG":
+        try:
+            jpeg.check_metadata(metadata)
+        except Unfit as error:
+            raise fault(path, str(error)) from error
 
 
 def write_bytes(pixels: int, channels: int, dtype: Depth, format: str) -> int:
@@ -130,25 +139,3 @@ def _check_range(samples: Samples) -> None:
         raise ValueError(
             f"float samples lie in [{samples.min():g}, {samples.max():g}]; finite and in [0, 1] is accepted"
         )
-
-
-@contextmanager
-def _replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
-    """A new file, open for reading and writing, that takes the place of `path` if the block ends well."""
-    target = os.path.realpath(path)  # a link stays a link, to the new file
-    if os.path.isdir(target):
-        raise fault(path, "is a folder; name a file")
-    temporary = Path(target).with_name(f".famkern-{secrets.token_hex(8)}.part")
-    try:
-        # Mode "x" never opens what is there, and leaves the permissions to the umask, which mkstemp does not.
-        file = open(temporary, "x+b")  # noqa: SIM115
-        try:
-            with file:
-                yield file
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink()
-            raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise fault(path, f"cannot be written ({reason}); check the folder, its permissions and the disk") from error
