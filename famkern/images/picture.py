@@ -72,7 +72,8 @@ class Metadata:
 
     exif        a TIFF structure (it starts with b"II" or b"MM"); its orientation is 1 and it links to no thumbnail
     icc         ICC profile of the pixels
-    xmp         XMP packet
+    xmp         XMP packet; it mentions no part of its file that is not here
+    extended_xmp    the extension that the packet names (JPEG only; in other formats the packet stands alone)
     photoshop   Photoshop image resources, where IPTC captions live (JPEG and TIFF)
     dpi         horizontal and vertical pixels per inch
     comment     free text (JPEG and PNG)
@@ -86,6 +87,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    extended_xmp: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,7 @@ class Stored:
     decode_bytes    upper bound of what decode() needs at its peak, its result included
     least_bytes     lower bound of the size of a whole file with so many pixels; a header that promises more than its
                     file can hold is damaged, or an attack on memory
+    damage          what was wrong with metadata, which are left out
     """
 
     format: str
@@ -145,6 +148,7 @@ class Stored:
     decode: Callable[[], Samples]
     decode_bytes: int
     least_bytes: int = 0
+    damage: tuple[str, ...] = ()
 
 
 def content(file: BinaryIO) -> bytes:

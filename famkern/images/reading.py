@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from . import bmp, exif, jpeg, png, tiff, webp
+from . import bmp, colour, exif, jpeg, png, tiff, webp, xmp
 from .files import check_writable
 from .picture import (
     MAX_PIXELS,
@@ -26,8 +28,11 @@ from .picture import (
     Stored,
     array_bytes,
     fault,
+    printable,
 )
 from .writing import check_fits, write_bytes
+
+logger = logging.getLogger("famkern")
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     Palettes are expanded, CMYK is converted to sRGB (through the embedded profile, which is then dropped), of a
     multi-picture JPEG the first picture is read, and colours that were multiplied by alpha are divided by it again.
     The orientation is applied, and set to 1 in EXIF and XMP; EXIF's thumbnail is unlinked, for it shows the picture as
-    it was. All other metadata are kept: see Metadata.
+    it was, and XMP mentions no gain map or film that was behind the picture. All other metadata are kept: see Metadata.
+    Those that are damaged are left out, with one warning in the log that names the file.
 
     Raises ImageError if the file is missing, unreadable, empty, cut off, damaged, of another format or of a kind that
     is not supported, if it holds several pictures, more than `max_pixels` pixels (which the header tells, before
@@ -101,6 +107,8 @@ def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
         shape = (stored.height, stored.width) + ((stored.channels,) if stored.channels > 1 else ())
         if decoded.shape != shape or decoded.dtype != stored.dtype:
             raise fault(path, f"damaged: its header tells {shape}, its content is {decoded.shape}; get another copy")
+        if stored.damage:
+            logger.warning(printable(f"{path}: read without damaged metadata: {', '.join(stored.damage)}"))
     return _picture(stored, decoded)
 
 
@@ -120,7 +128,7 @@ def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[Stored]:
         raise fault(path, f"cannot be opened ({error.strerror}); check the name and the permissions") from error
     with file:
         try:
-            stored = _codec(file)(file)
+            stored = _without_damage(_codec(file)(file))
             if stored.width * stored.height > max_pixels:
                 size = f"{stored.width} x {stored.height} = {stored.width * stored.height:,} pixels"
                 raise fault(path, f"{size}, over the limit of {max_pixels:,}; raise max_pixels or scale the image down")
@@ -135,6 +143,26 @@ def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[Stored]:
         except Exception as error:
             problem = f"damaged, or of a kind that is not supported ({type(error).__name__}: {error})"
             raise fault(path, f"{problem}; get another copy of the file or convert it to PNG") from error
+
+
+def _without_damage(stored: Stored) -> Stored:
+    """The same without metadata that would harm whoever reads the result."""
+    metadata, damage = stored.metadata, list(stored.damage)
+    if metadata.icc:
+        kind = colour.profile_kind(metadata.icc)
+        if kind != "RGB" and not (kind == "GRAY" and stored.channels < 3):
+            damage.append(f"colour profile ({f'of {kind} for RGB' if kind else 'not an ICC profile'})")
+            metadata = dataclasses.replace(metadata, icc=None)
+    if metadata.xmp:
+        try:
+            packet: bytes | None = xmp.alone(metadata.xmp, extended=metadata.extended_xmp is not None)
+        except ValueError as error:
+            packet = None
+            damage.append(str(error))
+        metadata = dataclasses.replace(metadata, xmp=packet)
+    if metadata.dpi and not all(0 < dpi < math.inf for dpi in metadata.dpi):
+        metadata = dataclasses.replace(metadata, dpi=None)
+    return dataclasses.replace(stored, metadata=metadata, damage=tuple(damage))
 
 
 def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
@@ -165,7 +193,7 @@ def _picture(stored: Stored, decoded: Samples) -> Picture:
     if metadata.exif and directories:
         metadata = dataclasses.replace(metadata, exif=exif.upright(metadata.exif, directories, width, height))
     if metadata.xmp and stored.orientation != 1:
-        metadata = dataclasses.replace(metadata, xmp=exif.upright_xmp(metadata.xmp))
+        metadata = dataclasses.replace(metadata, xmp=xmp.upright(metadata.xmp))
     return Picture(
         pixels=pixels,
         alpha=np.ascontiguousarray(samples[..., -1]) if stored.channels in (2, 4) else None,

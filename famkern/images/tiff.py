@@ -82,6 +82,9 @@ def inspect(file: BinaryIO) -> Stored:
     icc, xmp, photoshop = (
         directories.main[tag].data if tag in directories.main else None for tag in (ICC, XMP, PHOTOSHOP)
     )
+    damage: tuple[str, ...] = ()
+    if photometric == INKS and icc and not colour.describes_inks(icc):
+        icc, damage = None, ("colour profile, which is none of four inks",)
     orientation, dpi = exif.orientation(directories), exif.resolution(directories)
     directories.main = {tag: value for tag, value in directories.main.items() if tag in DESCRIPTIVE}
     described = directories.main or directories.exif or directories.gps
@@ -113,6 +116,7 @@ def inspect(file: BinaryIO) -> Stored:
         decode=lambda: _decode(file, page, dtype, icc, threads),
         least_bytes=width * height * samples_per_pixel * bits // (8 * ratio) if ratio else 0,
         decode_bytes=stored_bytes + max(in_flight, converted_bytes),
+        damage=damage,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from . import bmp, colour, jpeg, png, tiff, webp
+from . import bmp, colour, jpeg, png, tiff, webp, xmp
 from .files import replacing
 from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Metadata, Picture, Samples, Unfit, array_bytes, fault
 
@@ -16,6 +17,7 @@ U8, U16, F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
 # Depths that each format holds.
 DEPTHS = {"JPEG": (U8,), "PNG": (U8, U16), "WEBP": (U8,), "TIFF": (U8, U16, F32), "BMP": (U8,)}
 HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
+HOLD_GREY = ("JPEG", "PNG", "TIFF", "BMP")
 MAX_SIDES = {"JPEG": jpeg.MAX_SIDE, "PNG": png.MAX_SIDE, "WEBP": webp.MAX_SIDE}
 CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp}
 
@@ -52,16 +54,16 @@ def write(
     check_fits(path, format, width, height, alpha=picture.alpha is not None, metadata=picture.metadata)
     if picture.pixels.dtype == F32:
         _check_range(picture.pixels)
-    samples = _samples(picture, format)
+    samples, metadata = _samples(picture, format), _metadata(picture, format)
     with replacing(path) as file:
         try:
             if format == "JPEG":
-                jpeg.encode(file, samples, picture.metadata, quality=quality or QUALITY)
+                jpeg.encode(file, samples, metadata, quality=quality or QUALITY)
             elif format == "WEBP":
                 lossless = quality is None and picture.lossless and picture.format == "WEBP"
-                webp.encode(file, samples, picture.metadata, quality=quality or QUALITY, lossless=lossless)
+                webp.encode(file, samples, metadata, quality=quality or QUALITY, lossless=lossless)
             else:
-                {"PNG": png, "TIFF": tiff, "BMP": bmp}[format].encode(file, samples, picture.metadata)
+                {"PNG": png, "TIFF": tiff, "BMP": bmp}[format].encode(file, samples, metadata)
         except Unfit as error:
             raise fault(path, str(error)) from error
         except MemoryError:
@@ -122,7 +124,7 @@ def _samples(picture: Picture, format: str) -> Samples:
         return pixels
     if source != target and source == F32 and alpha is not None:
         _check_range(alpha)
-    colours = 1 if picture.grey and format != "WEBP" else 3
+    colours = 1 if picture.grey and format in HOLD_GREY else 3
     samples = np.empty((height * width, colours + (alpha is not None)), target)
     # Pixels in a row, whatever the width, so that the intermediate values are few even if the picture is one long line.
     line, alphas = pixels.reshape(-1, 3), None if alpha is None else alpha.reshape(-1)
@@ -132,6 +134,17 @@ def _samples(picture: Picture, format: str) -> Samples:
         if alphas is not None:
             samples[part, colours] = colour.requantised(alphas[part], source, target)
     return samples.reshape((height, width) if samples.shape[1] == 1 else (height, width, -1))
+
+
+def _metadata(picture: Picture, format: str) -> Metadata:
+    """What the codec gets: no extension of XMP that it has no place for, and no profile of grey for three channels."""
+    metadata = picture.metadata
+    if metadata.xmp and metadata.extended_xmp and format != "JPEG":
+        metadata = replace(metadata, xmp=xmp.alone(metadata.xmp, extended=False), extended_xmp=None)
+    three = not (picture.grey and format in HOLD_GREY)
+    if metadata.icc and three and colour.profile_kind(metadata.icc) == "GRAY":
+        metadata = replace(metadata, icc=None)
+    return metadata
 
 
 def _check_range(samples: Samples) -> None:
