@@ -104,7 +104,13 @@ def _dehaze_file(
 ) -> None:
     """Write the outputs that are missing."""
     picture = images.read(job.source, max_pixels=options.max_pixels)
+    gaps = images.Gaps(picture) if picture.valid is not None or picture.alpha is not None else None
+    if gaps:
+        gaps.fill(picture.pixels)
     pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)))
+    if gaps:
+        gaps.restore(picture.pixels)
+        gaps.restore(pixels)
     if mask:
         mask.apply(picture.pixels, pixels)
     result = replace(picture, pixels=pixels)
@@ -121,7 +127,8 @@ def _dehaze_file(
 def _held_bytes(header: images.Header) -> int:
     """Bytes of the picture before and after, which are there while the network runs."""
     pixels = header.width * header.height * np.dtype(header.dtype).itemsize
-    return pixels * (3 + 3 + (1 if header.channels in (2, 4) else 0))
+    held = pixels * (3 + 3 + (1 if header.channels in (2, 4) else 0) + len(header.bands))
+    return held + images.gaps_bytes(header)
 
 
 def _is_there(path: Path) -> bool:

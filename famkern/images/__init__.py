@@ -8,7 +8,8 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 
 from .compare import side_by_side, side_by_side_bytes
 from .files import check_writable, remove_dead, replacing
-from .picture import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES, ImageError, Metadata, Picture, printable
+from .gaps import Gaps, gaps_bytes
+from .picture import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES, Bands, ImageError, Metadata, Picture, printable
 from .reading import Header, header, read
 from .writing import write
 
@@ -16,11 +17,14 @@ __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "UNREAD_SUFFIXES",
+    "Bands",
+    "Gaps",
     "Header",
     "ImageError",
     "Metadata",
     "Picture",
     "check_writable",
+    "gaps_bytes",
     "header",
     "printable",
     "read",

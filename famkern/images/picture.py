@@ -91,6 +91,18 @@ class Metadata:
 
 
 @dataclass(frozen=True, eq=False)
+class Bands:
+    """Bands of a TIFF beside its colours and alpha.
+
+    samples     (H, W, K) of the dtype of the pixels
+    kinds       K numbers as in TIFF's ExtraSamples: 0 for no stated meaning
+    """
+
+    samples: Samples
+    kinds: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture in memory, upright. `dataclasses.replace(picture, pixels=...)` carries all but the pixels over.
 
@@ -100,6 +112,9 @@ class Picture:
     format      the format it was read from: "JPEG", "PNG", "WEBP", "TIFF" or "BMP"
     metadata    see Metadata
     lossless    the file lost nothing by its compression. Decides how a WebP is written again
+    bands       further bands of a TIFF, such as near infrared, which stay as they are
+    valid       (H, W) bool, False where a TIFF holds no data, or None for all; float pixels there may be any
+    nodata      the value that says so in the pixels; None: a mask of its own does
 
     Raises TypeError for a dtype, and ValueError for a shape or a layout, that is not as above.
     """
@@ -110,6 +125,9 @@ class Picture:
     format: str = "PNG"
     metadata: Metadata = Metadata()
     lossless: bool = True
+    bands: Bands | None = None
+    valid: NDArray[np.bool_] | None = None
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         pixels, alpha = self.pixels, self.alpha
@@ -123,6 +141,10 @@ class Picture:
             raise ValueError(
                 f"alpha is {alpha.dtype} {alpha.shape}; these pixels go with {pixels.dtype} {pixels.shape[:2]}"
             )
+        if self.valid is not None and (self.valid.dtype != bool or self.valid.shape != pixels.shape[:2]):
+            raise ValueError(
+                f"valid is {self.valid.dtype} {self.valid.shape}; these pixels go with bool {pixels.shape[:2]}"
+            )
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,10 @@ class Stored:
     """A file as its codec finds it: rows and columns as they are stored, orientation not yet applied.
 
     orientation     1..8 as in EXIF
-    decode()        -> (H, W) or (H, W, C) array of `dtype`, C = `channels`, any strides
+    bands           kinds of further bands, see Bands
+    nodata          see Picture
+    decode()        -> (H, W) or (H, W, C) array of `dtype`, C = `channels` + bands, any strides
+    valid(samples)  -> (H, W) bool for the samples decoded; None where all are valid
     decode_bytes    upper bound of what decode() needs at its peak, its result included
     least_bytes     lower bound of the size of a whole file with so many pixels; a header that promises more than its
                     file can hold is damaged, or an attack on memory
@@ -149,6 +174,9 @@ class Stored:
     decode_bytes: int
     least_bytes: int = 0
     damage: tuple[str, ...] = ()
+    bands: tuple[int, ...] = ()
+    nodata: float | None = None
+    valid: Callable[[Samples], NDArray[np.bool_]] | None = None
 
 
 def content(file: BinaryIO) -> bytes:

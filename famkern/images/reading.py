@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import bmp, colour, exif, jpeg, png, tiff, webp, xmp
 from .files import check_writable
 from .picture import (
     MAX_PIXELS,
     WORKSPACE_BYTES,
+    Bands,
     Depth,
     ImageError,
     Metadata,
@@ -44,6 +46,9 @@ class Header:
     dtype           of the picture: uint8, uint16 or float32
     read_bytes      upper bound, in bytes, of the memory that read() needs at its peak, the returned Picture included
     metadata        as stored, with an orientation that read() would reset
+    bands           kinds of further bands, see Bands
+    gaps            there may be pixels without data, see Gaps
+    masked          of which a mask of its own tells
     """
 
     path: Path
@@ -54,15 +59,27 @@ class Header:
     dtype: Depth
     read_bytes: int
     metadata: Metadata
+    bands: tuple[int, ...] = ()
+    gaps: bool = False
+    masked: bool = False
 
     def check_fits(self, path: str | PathLike[str], format: str) -> None:
         """Raise the ImageError with which write() would refuse this picture, for the format or for its place."""
         check_writable(path)
-        check_fits(path, format, self.width, self.height, alpha=self.channels in (2, 4), metadata=self.metadata)
+        check_fits(
+            path,
+            format,
+            self.width,
+            self.height,
+            alpha=self.channels in (2, 4),
+            metadata=self.metadata,
+            bands=len(self.bands),
+            masked=self.masked,
+        )
 
     def write_bytes(self, format: str) -> int:
         """Upper bound, in bytes, of the memory that write() needs at its peak for this picture, itself not included."""
-        return write_bytes(self.width * self.height, self.channels, self.dtype, format)
+        return write_bytes(self.width * self.height, self.channels, self.dtype, format, bands=len(self.bands))
 
 
 def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -73,9 +90,12 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
     with _opened(path, max_pixels) as stored:
         width, height = (stored.width, stored.height) if stored.orientation < 5 else (stored.height, stored.width)
         # After decoding: what was decoded, and the Picture, which is the same array if nothing is to be rearranged.
-        decoded = array_bytes(width * height, stored.channels, stored.dtype)
-        picture = array_bytes(width * height, 4 if stored.channels in (2, 4) else 3, stored.dtype)
-        rearranged = stored.channels != 3 or stored.orientation != 1
+        bands = len(stored.bands)
+        decoded = array_bytes(width * height, stored.channels + bands, stored.dtype)
+        picture = array_bytes(width * height, (4 if stored.channels in (2, 4) else 3) + bands, stored.dtype)
+        if stored.valid:
+            picture += width * height
+        rearranged = stored.channels + bands != 3 or stored.orientation != 1
         return Header(
             path=Path(path),
             format=stored.format,
@@ -84,6 +104,9 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
             channels=stored.channels,
             dtype=stored.dtype,
             metadata=stored.metadata,
+            bands=stored.bands,
+            gaps=bool(stored.valid) or stored.channels in (2, 4),
+            masked=bool(stored.valid) and stored.nodata is None,
             read_bytes=WORKSPACE_BYTES + max(stored.decode_bytes, decoded + picture if rearranged else 0),
         )
 
@@ -104,12 +127,14 @@ def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _opened(path, max_pixels) as stored:
         decoded = stored.decode()
-        shape = (stored.height, stored.width) + ((stored.channels,) if stored.channels > 1 else ())
+        channels = stored.channels + len(stored.bands)
+        shape = (stored.height, stored.width) + ((channels,) if channels > 1 else ())
         if decoded.shape != shape or decoded.dtype != stored.dtype:
             raise fault(path, f"damaged: its header tells {shape}, its content is {decoded.shape}; get another copy")
+        valid = stored.valid(decoded) if stored.valid else None
         if stored.damage:
             logger.warning(printable(f"{path}: read without damaged metadata: {', '.join(stored.damage)}"))
-    return _picture(stored, decoded)
+    return _picture(stored, decoded, valid)
 
 
 @contextmanager
@@ -180,7 +205,7 @@ def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
     raise fault(file.name, "is not a JPEG, PNG, WebP, TIFF or BMP image; convert it to one of these")
 
 
-def _picture(stored: Stored, decoded: Samples) -> Picture:
+def _picture(stored: Stored, decoded: Samples, valid: NDArray[np.bool_] | None) -> Picture:
     samples = upright(decoded if decoded.ndim == 3 else decoded[..., None], stored.orientation)
     height, width, _ = samples.shape
     if stored.channels >= 3:
@@ -192,15 +217,19 @@ def _picture(stored: Stored, decoded: Samples) -> Picture:
     directories = exif.parse_block(metadata.exif)
     if metadata.exif and directories:
         metadata = dataclasses.replace(metadata, exif=exif.upright(metadata.exif, directories, width, height))
+    colours = 3 if stored.channels >= 3 else 1
     if metadata.xmp and stored.orientation != 1:
         metadata = dataclasses.replace(metadata, xmp=xmp.upright(metadata.xmp))
     return Picture(
         pixels=pixels,
-        alpha=np.ascontiguousarray(samples[..., -1]) if stored.channels in (2, 4) else None,
+        alpha=np.ascontiguousarray(samples[..., colours]) if stored.channels in (2, 4) else None,
         grey=stored.channels < 3,
         format=stored.format,
         metadata=metadata,
         lossless=stored.lossless,
+        bands=Bands(np.ascontiguousarray(samples[..., stored.channels :]), stored.bands) if stored.bands else None,
+        valid=None if valid is None else np.ascontiguousarray(upright(valid[..., None], stored.orientation)[..., 0]),
+        nodata=stored.nodata,
     )
 
 

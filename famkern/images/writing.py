@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import bmp, colour, jpeg, png, tiff, webp, xmp
 from .files import replacing
@@ -37,6 +38,7 @@ def write(
         depth       PNG uint8 and uint16; TIFF these and float32; others uint8. More is rounded, half to even, to the
                     deepest that the format has
         grey        Rec.601 luma of the pixels; WebP, which has no grey, gets it three times
+        bands, mask TIFF. Others: ImageError
         alpha       PNG, TIFF, WebP (which drops an alpha that is opaque everywhere). JPEG, BMP: ImageError
         metadata    JPEG all but chunks; PNG all but photoshop; TIFF all but comment and chunks, and of EXIF's main
                     directory the descriptive tags; WebP exif, icc and xmp; BMP dpi
@@ -51,9 +53,19 @@ def write(
         raise ValueError(f"quality is {quality}; 1 to 100 is accepted")
     format = _format(path, format)
     height, width = picture.pixels.shape[:2]
-    check_fits(path, format, width, height, alpha=picture.alpha is not None, metadata=picture.metadata)
+    bands, masked = picture.bands, picture.valid is not None and picture.nodata is None
+    check_fits(
+        path,
+        format,
+        width,
+        height,
+        alpha=picture.alpha is not None,
+        metadata=picture.metadata,
+        bands=len(bands.kinds) if bands else 0,
+        masked=masked,
+    )
     if picture.pixels.dtype == F32:
-        _check_range(picture.pixels)
+        _check_range(picture.pixels, picture.valid)
     samples, metadata = _samples(picture, format), _metadata(picture, format)
     with replacing(path) as file:
         try:
@@ -62,8 +74,18 @@ def write(
             elif format == "WEBP":
                 lossless = quality is None and picture.lossless and picture.format == "WEBP"
                 webp.encode(file, samples, metadata, quality=quality or QUALITY, lossless=lossless)
+            elif format == "TIFF":
+                alpha = () if picture.alpha is None else (tiff.UNASSOCIATED,)
+                tiff.encode(
+                    file,
+                    samples,
+                    metadata,
+                    colours=1 if picture.grey else 3,
+                    kinds=alpha + (bands.kinds if bands else ()),
+                    valid=picture.valid if masked else None,
+                )
             else:
-                {"PNG": png, "TIFF": tiff, "BMP": bmp}[format].encode(file, samples, metadata)
+                {"PNG": png, "BMP": bmp}[format].encode(file, samples, metadata)
         except Unfit as error:
             raise fault(path, str(error)) from error
         except MemoryError:
@@ -77,10 +99,22 @@ def write(
 
 
 def check_fits(
-    path: str | PathLike[str], format: str, width: int, height: int, *, alpha: bool, metadata: Metadata
+    path: str | PathLike[str],
+    format: str,
+    width: int,
+    height: int,
+    *,
+    alpha: bool,
+    metadata: Metadata,
+    bands: int = 0,
+    masked: bool = False,
 ) -> None:
     """Raise the ImageError that write() to `path` would for a picture like this, whatever its pixels."""
     format = _format(path, format)
+    if bands and format != "TIFF":
+        raise fault(path, f"{format} holds no bands beside colours and transparency; write TIFF instead")
+    if masked and format != "TIFF":
+        raise fault(path, f"{format} holds no mask of valid pixels; write TIFF instead")
     if alpha and format not in HOLD_ALPHA:
         raise fault(path, f"{format} holds no transparency; write PNG, TIFF or WEBP instead")
     if max(height, width) > MAX_SIDES.get(format, max(height, width)):
@@ -94,12 +128,13 @@ def check_fits(
             raise fault(path, str(error)) from error
 
 
-def write_bytes(pixels: int, channels: int, dtype: Depth, format: str) -> int:
+def write_bytes(pixels: int, channels: int, dtype: Depth, format: str, *, bands: int = 0) -> int:
     """Upper bound of what write() needs at its peak, the Picture not included; see `Header.write_bytes`."""
     format = _format("", format)
     target = _depth(dtype, format)
     written = {1: 3, 2: 4}.get(channels, channels) if format == "WEBP" else channels
-    samples = 0 if channels == 3 and dtype == target else array_bytes(pixels, written, target)
+    written += bands
+    samples = 0 if channels + bands == 3 and dtype == target else array_bytes(pixels, written, target)
     return WORKSPACE_BYTES + samples + CODECS[format].encode_bytes(pixels, written, target)
 
 
@@ -117,19 +152,26 @@ def _depth(dtype: Depth, format: str) -> Depth:
 
 def _samples(picture: Picture, format: str) -> Samples:
     """What the codec gets: (H, W), or (H, W, 2..4) with alpha last, in a depth that the format holds."""
-    pixels, alpha = picture.pixels, picture.alpha
+    pixels, alpha, further = picture.pixels, picture.alpha, picture.bands
     source, target = pixels.dtype, _depth(pixels.dtype, format)
     height, width = pixels.shape[:2]
-    if source == target and not picture.grey and alpha is None:
+    if source == target and not picture.grey and alpha is None and further is None:
         return pixels
     if source != target and source == F32 and alpha is not None:
         _check_range(alpha)
     colours = 1 if picture.grey and format in HOLD_GREY else 3
-    samples = np.empty((height * width, colours + (alpha is not None)), target)
+    opaque = alpha is None
+    samples = np.empty((height * width, colours + (not opaque) + (len(further.kinds) if further else 0)), target)
+    if further:  # of a TIFF into a TIFF, and so of the same depth
+        samples[:, colours + (not opaque) :] = further.samples.reshape(height * width, -1)
     # Pixels in a row, whatever the width, so that the intermediate values are few even if the picture is one long line.
     line, alphas = pixels.reshape(-1, 3), None if alpha is None else alpha.reshape(-1)
     for part in colour.bands(height * width, 3):
-        values = colour.luma(line[part])[:, None] if picture.grey else line[part]
+        values = line[part]
+        if picture.valid is not None and source == F32 and target != F32:
+            values = np.nan_to_num(values).clip(0, 1)  # what stands for no data may be anything
+        if picture.grey:
+            values = colour.luma(values)[:, None]
         samples[part, :colours] = colour.requantised(values, source, target)
         if alphas is not None:
             samples[part, colours] = colour.requantised(alphas[part], source, target)
@@ -147,8 +189,8 @@ def _metadata(picture: Picture, format: str) -> Metadata:
     return metadata
 
 
-def _check_range(samples: Samples) -> None:
-    if not (samples.min() >= 0 and samples.max() <= 1):  # also where they are not numbers
-        raise ValueError(
-            f"float samples lie in [{samples.min():g}, {samples.max():g}]; finite and in [0, 1] is accepted"
-        )
+def _check_range(samples: Samples, valid: NDArray[np.bool_] | None = None) -> None:
+    where = True if valid is None else valid[..., None]
+    low, high = samples.min(where=where, initial=1), samples.max(where=where, initial=0)
+    if not (low >= 0 and high <= 1):  # also where they are not numbers
+        raise ValueError(f"float samples lie in [{low:g}, {high:g}]; finite and in [0, 1] is accepted")
