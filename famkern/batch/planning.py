@@ -128,8 +128,8 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
         ]
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             suffix = path.suffix.lower()
-            if suffix in images.SUFFIXES or suffix in images.UNREAD_SUFFIXES:
-                skip = None if suffix in images.SUFFIXES else Skip.FORMAT
+            if suffix in images.READ_SUFFIXES or suffix in images.UNREAD_SUFFIXES:
+                skip = None if images.is_readable(suffix) else Skip.FORMAT
                 found.append(_Found(path, path.parent.relative_to(folder), named=False, skip=skip))
     if not any(item.problem or not item.skip for item in found):
         suffixes = ", ".join(images.SUFFIXES)
@@ -220,7 +220,7 @@ def _names_a_file(out: Path, single: bool, options: Options) -> bool:
     if os.path.isdir(out):
         return False
     suffix = out.suffix.lower()
-    if suffix in images.UNREAD_SUFFIXES:
+    if suffix in images.UNREAD_SUFFIXES or (suffix in images.READ_SUFFIXES and suffix not in images.SUFFIXES):
         raise ValueError(f"{out}: {suffix} cannot be written; choose one of {', '.join(images.SUFFIXES)}")
     if suffix not in images.SUFFIXES:
         if os.path.exists(out):

@@ -88,5 +88,7 @@ class Report:
             hint = HINTS.get(skip)
             if skip is Skip.FORMAT:
                 hint = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.formats.items()))
+                if any(suffix in images.READ_SUFFIXES for suffix in self.formats):
+                    hint += f"; {images.INSTALL} reads {', '.join(images.NEEDS)}"
             parts.append(f"{self.skips[skip]} {skip.value}" + (f" ({hint})" if hint else ""))
         return "; ".join(parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,15 +26,35 @@ SUFFIXES: dict[str, str] = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".avif": "AVIF",
 }
-"""File name suffix, in lower case and with its dot, to the name of the format."""
+"""File name suffix, in lower case and with its dot, to the name of the format, of those that can be read and written."""
+
+RAW_SUFFIXES = frozenset(
+    (  # noqa: SIM905
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 "
+        ".srf .srw .x3f"
+    ).split()
+)
+READ_SUFFIXES: dict[str, str] = {
+    **SUFFIXES,
+    ".jxl": "JPEG XL",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
+    **dict.fromkeys(sorted(RAW_SUFFIXES), "RAW"),
+}
+"""The same of all formats that can be read, those of NEEDS with another package."""
+
+NEEDS = {"HEIF": "pillow_heif", "RAW": "rawpy"}
+"""Formats to the modules that they need."""
+
+INSTALL = "pip install 'famkern[formats]'"
 
 UNREAD_SUFFIXES = frozenset(
     (  # noqa: SIM905
-        ".gif .apng .mng .heic .heif .hif .avif .jxl .jp2 .j2k .jpx .jxr .wdp .psd .psb .xcf .kra .svg .eps .exr .hdr .pfm "
-        ".tga .ico .icns .pcx .ppm .pgm .pbm .pnm .dds .qoi .dcm .fits "
-        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 "
-        ".srf .srw .x3f .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
+        ".gif .apng .mng .jp2 .j2k .jpx .jxr .wdp .psd .psb .xcf .kra .svg .eps .exr .hdr .pfm .tga .ico .icns .pcx .ppm "
+        ".pgm .pbm .pnm .dds .qoi .dcm .fits .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
     ).split()
 )
 """Suffixes, in lower case, of pictures and films that are not read: a folder's summary counts them."""
@@ -109,7 +131,7 @@ class Picture:
     pixels      (H, W, 3) RGB, C-contiguous; uint8, uint16, or float32 in [0, 1]. Grey files give three equal channels
     alpha       (H, W) of the same dtype, or None. Straight: the colours are not multiplied by it
     grey        the file was grey, so that write() stores Rec.601 luma
-    format      the format it was read from: "JPEG", "PNG", "WEBP", "TIFF" or "BMP"
+    format      the format it was read from, one of those in READ_SUFFIXES
     metadata    see Metadata
     lossless    the file lost nothing by its compression. Decides how a WebP is written again
     bands       further bands of a TIFF, such as near infrared, which stay as they are
@@ -177,6 +199,21 @@ class Stored:
     bands: tuple[int, ...] = ()
     nodata: float | None = None
     valid: Callable[[Samples], NDArray[np.bool_]] | None = None
+
+
+def is_readable(suffix: str) -> bool:
+    """Whether files of this suffix, in lower case, can be read with the packages that are installed."""
+    needed = NEEDS.get(READ_SUFFIXES.get(suffix, ""))
+    return suffix in READ_SUFFIXES and (needed is None or find_spec(needed) is not None)
+
+
+@contextmanager
+def needs(path: str, package: str) -> Iterator[None]:
+    """Around an import: what to do where this package is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise fault(path, f"needs {package}, which is not installed: {INSTALL}") from error
 
 
 def content(file: BinaryIO) -> bytes:

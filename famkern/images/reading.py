@@ -16,10 +16,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bmp, colour, exif, jpeg, png, tiff, webp, xmp
+from . import avif, bmp, colour, exif, heif, jpeg, jxl, png, raw, tiff, webp, xmp
 from .files import check_writable
 from .picture import (
     MAX_PIXELS,
+    RAW_SUFFIXES,
     WORKSPACE_BYTES,
     Bands,
     Depth,
@@ -33,6 +34,9 @@ from .picture import (
     printable,
 )
 from .writing import check_fits, write_bytes
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+FORMATS = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "AVIF", "JPEG XL", "HEIF")  # in words, those told by their content
 
 logger = logging.getLogger("famkern")
 
@@ -114,7 +118,8 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
 def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read the image file `path`: upright, RGB, at its own depth; see Picture.
 
-    The content decides the format, not the suffix: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit, float32) or BMP.
+    The content decides the format, not the suffix: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit,
+    float32), BMP, AVIF, JPEG XL or HEIF (as phones write it); camera RAW is known by its suffix, and is developed.
     Palettes are expanded, CMYK is converted to sRGB (through the embedded profile, which is then dropped), of a
     multi-picture JPEG the first picture is read, and colours that were multiplied by alpha are divided by it again.
     The orientation is applied, and set to 1 in EXIF and XMP; EXIF's thumbnail is unlinked, for it shows the picture as
@@ -191,18 +196,28 @@ def _without_damage(stored: Stored) -> Stored:
 
 
 def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
+    if Path(file.name).suffix.lower() in RAW_SUFFIXES:
+        return raw.inspect
     start = file.read(16)
     for marks, inspect in (
         ((b"\xff\xd8\xff",), jpeg.inspect),
         ((png.SIGNATURE,), png.inspect),
         ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.inspect),
         ((b"BM",), bmp.inspect),
+        ((jxl.CODESTREAM, jxl.CONTAINER), jxl.inspect),
     ):
         if start.startswith(marks):
             return inspect
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return webp.inspect
-    raise fault(file.name, "is not a JPEG, PNG, WebP, TIFF or BMP image; convert it to one of these")
+    if start[4:8] == b"ftyp":
+        if start[8:12] in (b"avif", b"avis"):
+            return avif.inspect
+        if start[8:12] in HEIF_BRANDS:
+            return heif.inspect
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        raise fault(file.name, "GIFs are not supported, animated or not; save the picture as PNG")
+    raise fault(file.name, f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; convert it to one of these")
 
 
 def _picture(stored: Stored, decoded: Samples, valid: NDArray[np.bool_] | None) -> Picture:

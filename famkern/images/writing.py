@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bmp, colour, jpeg, png, tiff, webp, xmp
+from . import avif, bmp, colour, jpeg, png, tiff, webp, xmp
 from .files import replacing
 from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Metadata, Picture, Samples, Unfit, array_bytes, fault
 
 U8, U16, F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
 
 # Depths that each format holds.
-DEPTHS = {"JPEG": (U8,), "PNG": (U8, U16), "WEBP": (U8,), "TIFF": (U8, U16, F32), "BMP": (U8,)}
-HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
+DEPTHS = {"JPEG": (U8,), "PNG": (U8, U16), "WEBP": (U8,), "TIFF": (U8, U16, F32), "BMP": (U8,), "AVIF": (U8,)}
+HOLD_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
 HOLD_GREY = ("JPEG", "PNG", "TIFF", "BMP")
-MAX_SIDES = {"JPEG": jpeg.MAX_SIDE, "PNG": png.MAX_SIDE, "WEBP": webp.MAX_SIDE}
-CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp}
+MAX_SIDES = {"JPEG": jpeg.MAX_SIDE, "PNG": png.MAX_SIDE, "WEBP": webp.MAX_SIDE, "AVIF": avif.MAX_SIDE}
+CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp, "AVIF": avif}
 
 QUALITY = 95
 
@@ -30,18 +30,18 @@ def write(
 ) -> None:
     """Write `picture` to `path`.
 
-    format      "JPEG", "PNG", "WEBP", "TIFF" or "BMP", or a suffix such as "jpg"; None: by the suffix of `path`
-    quality     1..100, for JPEG (4:4:4) and WebP; others lose nothing and ignore it. None: 95, but a lossless WebP that
-                was read stays lossless
+    format      "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "AVIF", or a suffix such as "jpg"; None: by the suffix of `path`
+    quality     1..100, for JPEG and AVIF (4:4:4) and WebP; others lose nothing and ignore it. None: 95, but a lossless
+                WebP that was read stays lossless
 
     The file keeps what the format can hold:
         depth       PNG uint8 and uint16; TIFF these and float32; others uint8. More is rounded, half to even, to the
                     deepest that the format has
-        grey        Rec.601 luma of the pixels; WebP, which has no grey, gets it three times
+        grey        Rec.601 luma of the pixels; WebP and AVIF get it three times
         bands, mask TIFF. Others: ImageError
-        alpha       PNG, TIFF, WebP (which drops an alpha that is opaque everywhere). JPEG, BMP: ImageError
+        alpha       PNG, TIFF, AVIF, WebP (which drops an alpha that is opaque everywhere). JPEG, BMP: ImageError
         metadata    JPEG all but chunks; PNG all but photoshop; TIFF all but comment and chunks, and of EXIF's main
-                    directory the descriptive tags; WebP exif, icc and xmp; BMP dpi
+                    directory the descriptive tags; WebP and AVIF exif, icc and xmp; BMP dpi
 
     The file appears at once and whole: it is written beside `path` under another name and then moved. If that fails, or
     is interrupted, what was at `path` is still there and nothing else. The permissions are those of any new file.
@@ -71,6 +71,8 @@ def write(
         try:
             if format == "JPEG":
                 jpeg.encode(file, samples, metadata, quality=quality or QUALITY)
+            elif format == "AVIF":
+                avif.encode(file, samples, metadata, quality=quality or QUALITY)
             elif format == "WEBP":
                 lossless = quality is None and picture.lossless and picture.format == "WEBP"
                 webp.encode(file, samples, metadata, quality=quality or QUALITY, lossless=lossless)
@@ -132,7 +134,7 @@ def write_bytes(pixels: int, channels: int, dtype: Depth, format: str, *, bands:
     """Upper bound of what write() needs at its peak, the Picture not included; see `Header.write_bytes`."""
     format = _format("", format)
     target = _depth(dtype, format)
-    written = {1: 3, 2: 4}.get(channels, channels) if format == "WEBP" else channels
+    written = {1: 3, 2: 4}.get(channels, channels) if format not in HOLD_GREY else channels
     written += bands
     samples = 0 if channels + bands == 3 and dtype == target else array_bytes(pixels, written, target)
     return WORKSPACE_BYTES + samples + CODECS[format].encode_bytes(pixels, written, target)

@@ -345,11 +345,11 @@ def test_content_decides_and_not_the_suffix(tmp_path, picture):
         assert np.array_equal(again.pixels, original.pixels)
 
 
-@pytest.mark.parametrize("format", ["GIF", "PPM", "TGA", "ICO", "JPEG2000", "PDF", "DDS"])
+@pytest.mark.parametrize("format", ["PPM", "TGA", "ICO", "JPEG2000", "PDF", "DDS"])
 def test_formats_off_the_list_are_refused_whatever_their_suffix(tmp_path, smooth, encoded, format):
     (tmp_path / "a.png").write_bytes(encoded(smooth.pixels, format))
     for open_ in (header, read):
-        with pytest.raises(ImageError, match="not a JPEG, PNG, WebP, TIFF or BMP image; convert"):
+        with pytest.raises(ImageError, match="not a JPEG, .* image; convert"):
             open_(tmp_path / "a.png")
 
 
