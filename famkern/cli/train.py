@@ -24,7 +24,7 @@ Precision = Enum(  # type: ignore[misc]
     "Precision", {name: name for name in ("32-true", "64-true", "16-mixed", "bf16-mixed")}, type=str
 )
 
-FOLDERS = "FOLDER[=WEIGHT][,indoor|outdoor][,sky]"
+FOLDERS = "FOLDER[=WEIGHT][,indoor|outdoor|reside][,sky]"
 FoldersOption = Annotated[list[str] | None, typer.Option(metavar=FOLDERS)]
 RunOption = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run's folder, created.")]
 PresetOption = Annotated[Preset | None, typer.Option(help="What options not given are. [default: default]")]
@@ -44,6 +44,10 @@ AverageOption = Annotated[
 PrecisionOption = Annotated[Precision | None, typer.Option(help="Of the arithmetic, as Lightning names it.")]
 ValEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
 CheckpointEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
+MinutesOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Stop after so many, with a checkpoint to --resume from.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="torch.compile the network, on a GPU.")]
 DevicesOption = Annotated[int, typer.Option(min=1, help="How many; each has a process and its part of every batch.")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that prepare data; 0: the training process does.")]
 ResumeOption = Annotated[
@@ -76,6 +80,12 @@ def train_student(
     channels: Annotated[int | None, typer.Option(help="Width of the student.")] = None,
     groups: Annotated[int | None, typer.Option(help="Of the student.")] = None,
     blocks: Annotated[int | None, typer.Option(help="In each group.")] = None,
+    u: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS:BLOCKS[:plain]", help="A U-shaped student instead: 16,32,64:1,2,4,2,1, see models.UStudent."
+        ),
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Weights to start from: a name or file.")] = None,
     window: Annotated[
         int | None, typer.Option(min=16, help="For channel attention afterwards: at least the crops. Default: all.")
@@ -87,6 +97,8 @@ def train_student(
     val_pairs: Annotated[int | None, typer.Option(min=1, help="At most so many of them, evenly spread.")] = None,
     val_every: ValEveryOption = 1000,
     checkpoint_every: CheckpointEveryOption = 500,
+    minutes: MinutesOption = None,
+    compile: CompileOption = False,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     workers: WorkersOption = 0,
@@ -122,6 +134,7 @@ def train_student(
             channels=channels,
             groups=groups,
             blocks=blocks,
+            u=u,
             init=init,
             window=window,
             seed=seed,
@@ -139,6 +152,8 @@ def train_student(
         threads=threads,
         validate_every=val_every,
         checkpoint_every=checkpoint_every,
+        minutes=minutes,
+        compile=compile,
         resume=resume,
         overwrite=overwrite,
     )
@@ -163,6 +178,7 @@ def train_teacher(
     ] = None,
     val_every: ValEveryOption = 1000,
     checkpoint_every: CheckpointEveryOption = 500,
+    minutes: MinutesOption = None,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     workers: WorkersOption = 0,
@@ -204,6 +220,7 @@ def train_teacher(
         threads=threads,
         validate_every=val_every,
         checkpoint_every=checkpoint_every,
+        minutes=minutes,
         resume=resume,
         overwrite=overwrite,
     )

@@ -349,7 +349,7 @@ def test_content_decides_and_not_the_suffix(tmp_path, picture):
 def test_formats_off_the_list_are_refused_whatever_their_suffix(tmp_path, smooth, encoded, format):
     (tmp_path / "a.png").write_bytes(encoded(smooth.pixels, format))
     for open_ in (header, read):
-        with pytest.raises(ImageError, match="not a JPEG, .* image; convert"):
+        with pytest.raises(ImageError, match=r"not a JPEG, .* image; convert"):
             open_(tmp_path / "a.png")
 
 
