@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench native cross emulate sanitize gpu-check gpu-train build clean help
+.PHONY: demo test lint format fuzz bench native cross emulate sanitize gpu-check gpu-train build clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -22,6 +22,7 @@ help:
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize and time the kernels for it"
 	@echo "make gpu-train  on a machine with a GPU: train the U-shaped student from one packed file of data"
+	@echo "make fuzz     read and write a hundred thousand mutated picture files"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make clean    remove the environment and everything built"
 
@@ -45,6 +46,11 @@ format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files $(SOURCES))
+
+# Mutated picture files; findings are kept in out/fuzz. Fewer: make fuzz COUNT=1000.
+COUNT := 100000
+fuzz: build
+	$(BIN)/python tests/images/fuzz.py --count $(COUNT)
 
 bench: build
 	$(BIN)/python -m pip install -q -e '.[bench]'

@@ -35,7 +35,8 @@ class Dehazer:
 
     Args:
         model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, a `Student` or `UStudent`.
-        strength: 0 returns the input, 1 the network's output, values between them the blend of both.
+        strength: 0 returns the input, 1 the network's output, values between them the blend of both. Above 1, up to 2, the
+            change goes on as far as that in the same direction, ending at black and white.
         device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.
         dtype: precision of the network's maps: torch.float32, float16, bfloat16 or float64. Arithmetic is in float32, or
             float64 for float64. None for float32 on the CPU and float16 on CUDA.
@@ -63,8 +64,8 @@ class Dehazer:
         threads: int | None = None,
         window: int | None = None,
     ) -> None:
-        if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-            raise ValueError(f"strength is a number from 0 to 1, not {strength!r}")
+        if not isinstance(strength, (int, float)) or not 0 <= strength <= 2:
+            raise ValueError(f"strength is a number from 0 to 2, not {strength!r}")
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise ValueError(f"threads is a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(model, (str, os.PathLike, nn.Module)) or model == "":
@@ -268,7 +269,7 @@ class Blend:
     def write(self, start: int, stop: int, band: Tensor) -> None:
         """Take rows start..stop, (1, rows, W, 3)."""
         before = self._source.read(start, stop, band.dtype, band.device)
-        self._sink.write(start, stop, torch.lerp(before, band, self._strength))
+        self._sink.write(start, stop, torch.lerp(before, band, self._strength).clamp_(0, 1))
 
 
 def dehaze(

@@ -175,9 +175,23 @@ def test_strength_blends(student, kind):
     assert (half.double() - (image.double() + full.double()) / 2).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("strength", [1.25, 2])
+@pytest.mark.parametrize("bound", [None, "64MiB"])
+def test_strength_above_1_goes_on_from_the_clamped_output(student, strength, bound):
+    image = torch.rand(3, 61, 67)
+    full = famkern.Dehazer(student, strength=1)(image)
+    more = famkern.Dehazer(student, strength=strength, memory=bound)(image)
+    assert torch.allclose(more, (image + strength * (full - image)).clamp(0, 1), atol=1e-6)
+    assert (more != full).any()
+    eight = (image * 255).to(torch.uint8)
+    full = famkern.Dehazer(student, strength=1)(eight / 255)
+    expected = (eight / 255 + strength * (full - eight / 255)).clamp(0, 1) * 255
+    assert (famkern.Dehazer(student, strength=strength)(eight) - expected).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
 def test_strength_out_of_range_is_refused(student, strength):
-    with pytest.raises(ValueError, match="strength is a number from 0 to 1"):
+    with pytest.raises(ValueError, match="strength is a number from 0 to 2"):
         famkern.Dehazer(student, strength=strength)
 
 
@@ -228,7 +242,7 @@ def test_what_is_no_picture_is_refused_with_what_is_accepted(dehazer, image, err
         ({"dtype": "nn"}, "not nn"),
         ({"memory": "lots"}, "a memory bound is"),
         ({"memory": float("nan")}, "a memory bound is"),
-        ({"strength": "a"}, "strength is a number from 0 to 1, not 'a'"),
+        ({"strength": "a"}, "strength is a number from 0 to 2, not 'a'"),
         ({"threads": 1.5}, "not 1.5"),
         ({"threads": 0}, "threads is a whole number from 1 to 1024, not 0"),
         ({"window": 100}, "window is a multiple of 16 pixels, or None for the whole picture, not 100"),

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .task import Task
 
-CHECKPOINT, LOG, EVENTS = "last.ckpt", "log.csv", "tensorboard/events.*"
+CHECKPOINT, BEFORE, LOG, EVENTS = "last.ckpt", "before.ckpt", "log.csv", "tensorboard/events.*"
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,18 @@ class Journal(Callback):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, wherever the temporary folder may be."""
+    """Checkpoints that are there whole or not at all, wherever the temporary folder may be, and the one before each."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside `path`, then move."""
-        replace(Path(path), lambda beside: torch.save(checkpoint, beside))
+        """Write beside `path`, then move; what was there becomes the one before."""
+        path = Path(path)
+
+        def write(beside: Path) -> None:
+            torch.save(checkpoint, beside)
+            if path.exists():
+                path.replace(path.with_name(BEFORE))
+
+        replace(path, write)
 
 
 def export(task: Task, path: Path, step: int) -> None:
@@ -194,7 +201,11 @@ def export(task: Task, path: Path, step: int) -> None:
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `path` written whole or not at all: under another name beside it, on the disk, then moved."""
     beside = path.with_name(f".{path.name}.part")
-    write(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # a full disk is not to be kept full
+        raise

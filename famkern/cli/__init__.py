@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from .dehaze import dehaze
 from .evaluate import evaluate
 from .info import info
 from .synthesize import synthesize
+from .terminal import fail
 from .train import commands as train
 
+
+class Commands(TyperGroup):
+    """Commands that end with one line where they are interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the one that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, whoever asks again
+            fail("interrupted", code=130)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Remove haze from photographs of any size.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -29,7 +29,14 @@ from .zoo import WeightsError
 
 Network = Student | UStudent | Teacher
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl", ".ckpt")
+
+# What training programs put around the tensors: our own and FFA-Net's, Lightning's, BasicSR's (the average first).
+WRAPPERS = ("model", "state_dict", "params_ema", "params")
+# And before their names: DataParallel; Lightning, for a network that is an attribute of its module, among others.
+PREFIXES = ("module.", "model.", "student.", "network.", "net.")
+COMPILED = "_orig_mod."  # torch.compile's, anywhere in a name
+MARKS = ("pre.0.weight", "red.first_part.0.weight")  # tensors that tell a network
 
 # Training checkpoints of FFA-Net and of the paper's code keep their histories as NumPy scalars. Unpickling those needs
 # these constructors and no more; NumPy 1 and 2 wrote the first under different names.
@@ -46,8 +53,9 @@ def load(path_or_name: str | os.PathLike[str]) -> Network:
     """Load a network.
 
     Args:
-        path_or_name: one of `available()`, or a checkpoint: .safetensors; .pth, .pt, .pk or .pkl as torch.save writes
-            them, bare or wrapped as {"model": ...} or {"state_dict": ...}, with or without "module." before the names.
+        path_or_name: one of `available()`, or a checkpoint: .safetensors; .pth, .pt, .pk, .pkl or .ckpt as torch.save
+            writes them, bare or wrapped as {"model": ...}, {"state_dict": ...}, {"params": ...}, with or without "module.",
+            "model.", "student." before the names; so those of DataParallel, torch.compile, Lightning and BasicSR.
             The paper's and FFA-Net's own checkpoints load unchanged.
 
     Returns:
@@ -98,19 +106,35 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise WeightsError(f"{path}: not a checkpoint that can be read as data ({_reason(error)})") from error
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: a dictionary of tensors expected, {type(content).__name__} found")
-    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
+    tensors = _without_prefix({str(name).replace(COMPILED, ""): value for name, value in content.items()})
     wrong = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
     if wrong is not None:
         raise WeightsError(
             f"{path}: a dictionary of tensors expected, but {wrong!r} is of type {type(tensors[wrong]).__name__}"
         )
     return tensors, metadata
+
+
+def _without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of the network that is known by a mark, without what stands before their names.
+
+    Beside a network that is an attribute of another module there may be others (a teacher, an average), which stay out.
+    """
+    for mark in MARKS:
+        for name in tensors:
+            prefix = name.removesuffix(mark)
+            rest = prefix
+            while known := next((known for known in PREFIXES if rest.startswith(known)), None):
+                rest = rest.removeprefix(known)
+            if name.endswith(mark) and prefix and not rest:
+                return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return dict(tensors)
 
 
 def _parse_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
