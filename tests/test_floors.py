@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 # room -> rooms that it may import, besides itself
 FLOORS = {
-    "cli": {"batch", "dehazer", "models", "images", "ops", "training", "_cpu", "engine"},
+    "__main__": {"cli"},
+    "cli": {"batch", "dehazer", "models", "images", "ops", "training", "engine"},
     "batch": {"dehazer", "engine", "images"},
     "selftest": {"dehazer", "models", "ops"},
     "dehazer": {"engine", "models", "ops"},

@@ -110,9 +110,19 @@ def instruction_set() -> str:
     """
     if _REASON is not None:
         return "none"
-    query = ctypes.CDLL(str(COMPILED)).famkern_instruction_set
-    query.restype = ctypes.c_char_p
-    answer = query().decode()
+    answer = _text("famkern_instruction_set")
     if answer.startswith("FAMKERN_CPU_ISA"):  # the complaint about its value
         raise ValueError(answer)
     return answer
+
+
+def cpu_features() -> str:
+    """Vector extensions that this CPU has, of those that there are kernels for; needs the compiled kernels."""
+    return _text("famkern_cpu_features")
+
+
+def _text(function: str) -> str:
+    """What a function of _C.so without arguments says."""
+    query = getattr(ctypes.CDLL(str(COMPILED)), function)
+    query.restype = ctypes.c_char_p
+    return query().decode()

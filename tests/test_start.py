@@ -1,0 +1,71 @@
+"""How famkern starts: quickly, from anywhere, and on systems that lack what Linux has."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import famkern
+from famkern import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, **options):
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], [], ["no-such-command"]])
+def test_what_needs_no_pytorch_imports_none(arguments):
+    result = python(f"""
+        import sys
+        sys.argv = ["famkern", *{arguments}]
+        import famkern.cli
+        try:
+            famkern.cli.main()
+        finally:
+            heavy = {{"torch", "numpy", "PIL", "tifffile", "imagecodecs", "lightning"}} & set(sys.modules)
+            assert not heavy, heavy
+    """)
+    assert "AssertionError" not in result.stderr, result.stderr
+
+
+def test_the_version_is_told_in_one_place():
+    for command in (["-m", "famkern"], ["-c", "from famkern.cli import main; main()"]):
+        result = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout) == (0, f"famkern {famkern.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", famkern.__version__)
+    assert not re.search(r"^version = \"", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_list_of_commands_says_what_each_says_itself(name):
+    tree = ast.parse((ROOT / f"famkern/cli/{name}.py").read_text())
+    documented = [ast.get_docstring(node) for node in tree.body if getattr(node, "name", None) == name]
+    text = documented[0] if documented else importlib.import_module(f"famkern.cli.{name}").train.info.help
+    assert text.split("\n\n")[0].replace("\n", " ") == cli.COMMANDS[name]
+
+
+def test_every_public_name_is_there():
+    result = python("""
+        import sys, famkern
+        assert "torch" not in sys.modules
+        assert set(famkern.__all__) <= set(dir(famkern))
+        for name in famkern.__all__:
+            assert getattr(famkern, name) is getattr(famkern, name), name
+        from famkern import *
+        assert callable(dehaze) and models.available()
+        try:
+            famkern.no_such_name
+        except AttributeError as error:
+            assert "no_such_name" in str(error)
+        else:
+            raise AssertionError
+    """)
+    assert result.returncode == 0, result.stderr
