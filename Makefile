@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench native cross emulate sanitize gpu-check build clean help
+.PHONY: demo test lint format bench native cross emulate sanitize gpu-check build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -22,6 +22,7 @@ help:
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize and time the kernels for it"
 	@echo "make bench    compare speed with what a user would pick instead"
+	@echo "make wheel    the source distribution and the wheel, in dist"
 	@echo "make clean    remove the environment and everything built"
 
 demo: build
@@ -116,9 +117,21 @@ gpu-check:
 	done
 	$(PYTHON) benchmarks/bench_gpu.py
 
-# Compiled parts are brought up to date by ninja in well under a second where nothing changed.
+# Compiled parts are brought up to date by ninja in well under a second where nothing changed. mypy does not know that
+# setup.py makes kernels/ and training/ parts of famkern: what it checks is a tree of links in which they are.
 build: $(VENV)/.installed
 	@$(BIN)/python setup.py -q build_ext --inplace
+	@rm -rf build/types && mkdir -p build/types/famkern && cd build/types/famkern && \
+	    ln -s ../../../famkern/* ../../../kernels ../../../training .
+
+# The source distribution and the wheel. The wheel is for every Python, and for every Linux that has what it needs.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	FAMKERN_REQUIRE_EXT=1 $(BIN)/python -m build --no-isolation
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel -q repair --only-plat --exclude 'libtorch*.so' --exclude libc10.so \
+	    -w dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	@ls dist/*
 
 $(VENV)/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

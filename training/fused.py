@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class FusedStudent(nn.Module):
             return self._forward(image)
 
     def _forward(self, image: Tensor) -> Tensor:
-        student = self.student
+        student: Any = self.student  # its modules, as what they are
         C = student.channels
         pre, post1, post2 = student.pre[0], *student.post
         # Three channels are filled up to C, which costs less than a kernel of its own would save.
@@ -56,28 +58,28 @@ class FusedStudent(nn.Module):
             results.append(x)
             means.append(mean)
         weights = formulas.channel_attention(torch.cat(means, 1), *_matrices(student.ca[1], student.ca[3]))
-        weighted = sum(w[:, None, None] * r for w, r in zip(weights.chunk(student.groups, 1), results, strict=True))
+        weighted: Any = sum(w[:, None, None] * r for w, r in zip(weights.chunk(student.groups, 1), results, strict=True))
         o = gate(None, weighted, torch.ones_like(means[0]), *_pixel(student.palayer))
         o, _ = conv3x3(o, post1.weight, post1.bias)
         o, _ = conv3x3(o, _widen(post2.weight, C), F.pad(post2.bias, (0, C - 3)))
         return o[..., :3].permute(0, 3, 1, 2) + image
 
 
-def _block(block: Block, x: Tensor) -> Tensor:
+def _block(block: Any, x: Tensor) -> Tensor:
     r, _ = conv3x3(x, block.conv1.weight, block.conv1.bias, residual=True)
     z, mean = conv3x3(r, block.conv2.weight, block.conv2.bias)
     return gate(x, z, _channel(block.calayer, mean), *_pixel(block.palayer))
 
 
-def _channel(attention: ChannelAttention, mean: Tensor) -> Tensor:
+def _channel(attention: Any, mean: Tensor) -> Tensor:
     return formulas.channel_attention(mean, *_matrices(attention.ca[0], attention.ca[2]))
 
 
-def _pixel(attention: PixelAttention) -> tuple[Tensor, ...]:
+def _pixel(attention: Any) -> tuple[Tensor, ...]:
     return _matrices(attention.pa[0], attention.pa[2])
 
 
-def _matrices(*convolutions: nn.Conv2d) -> tuple[Tensor, ...]:
+def _matrices(*convolutions: Any) -> tuple[Tensor, ...]:
     """Weights of 1x1 convolutions as matrices, with their biases."""
     return tuple(t for conv in convolutions for t in (conv.weight.flatten(1), conv.bias))
 

@@ -30,7 +30,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
         name, _, rest = super().resolve_command(ctx, args)
-        return name, _load(name), rest
+        return name, name and _load(name), rest
 
 
 def _load(name: str) -> Any:

@@ -104,7 +104,7 @@ def train_student(
         from ..training import distillation, evaluation, recipe, run
         from ..training.task import spread
     with wrong_usage():
-        given = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
+        given: dict[recipe.Kind, list[str] | None] = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
         folders = tuple(recipe.Folder.parse(kind, text) for kind, texts in given.items() for text in texts or [])
         chosen = recipe.student(
             preset and preset.value,
