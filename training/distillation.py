@@ -16,13 +16,13 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from famkern import models
 from famkern.dehazer import Dehazer
-from famkern.models.student import Student, normalise
-from famkern.models.teacher import Teacher
+from famkern.models import Student, Teacher, UStudent
+from famkern.models.student import normalise
 from famkern.ops import route
 from famkern.ops.affinity import feature_affinity_loss
 
 from . import data, evaluation
-from .fused import FusedStudent
+from .fused import fused
 from .recipe import Folder, StudentRecipe
 from .super_resolution import pooled
 from .task import Task, restoration_loss, spread
@@ -38,6 +38,8 @@ def make_source(folder: Folder) -> data.Source:
     if folder.kind == "solved":
         return data.Solved(folder.path, folder.weight, **options)
     if folder.kind == "depth":
+        if folder.haze == "reside":
+            options["far"] = 1.0
         return data.Depths(folder.path, folder.weight, sky=folder.sky, **options)
     return data.Photos(folder.path, folder.weight, **options)
 
@@ -60,14 +62,7 @@ class Distillation(Task):
     def __init__(self, recipe: StudentRecipe, pairs: Sequence[evaluation.Pair] = ()) -> None:
         super().__init__(recipe)
         self.pairs = pairs
-        self.student = Student(recipe.channels, recipe.groups, recipe.blocks)
-        if recipe.init is not None:
-            start = models.load(recipe.init)
-            numbers = (recipe.channels, recipe.groups, recipe.blocks)
-            if not isinstance(start, Student) or (start.channels, start.groups, start.blocks) != numbers:
-                raise ValueError(f"{recipe.init}: not weights of a student of {numbers} channels, groups, blocks")
-            self.student.load_state_dict(start.state_dict())
-        self.student.window = recipe.window
+        self.student = make_student(recipe)
         largest = max(phase.size for phase in recipe.phases)
         if recipe.window is not None and recipe.window < largest:
             raise ValueError(f"crops of {largest} pixels are larger than the window of {recipe.window}")
@@ -81,8 +76,9 @@ class Distillation(Task):
         if self.teacher is not None:
             self.teacher.eval()
         on_cpu = self.device.type == "cpu" and self.recipe.precision == "32-true"
-        if on_cpu and route.choose(self.device, self.recipe.channels, torch.float32) is route.COMPILED:
-            self.network, self.how = FusedStudent(self.student).forward, "compiled kernels"
+        widths = self.student.widths if isinstance(self.student, UStudent) else (self.student.channels,)
+        if on_cpu and all(route.choose(self.device, C, torch.float32) is route.COMPILED for C in widths):
+            self.network, self.how = fused(self.student).forward, "compiled kernels"
         else:
             self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.network, self.how = self._plain, "PyTorch's operators"
@@ -143,6 +139,28 @@ class Distillation(Task):
     def make_dataset(self) -> data.HazePairs:
         """What the recipe draws from."""
         return data.HazePairs([make_source(folder) for folder in self.recipe.folders], seed=self.recipe.seed)
+
+
+def make_student(recipe: StudentRecipe) -> Student | UStudent:
+    """The network that the recipe trains, with the weights that it starts from.
+
+    Raises:
+        ValueError, FileNotFoundError, WeightsError: for weights to start from that are of another network.
+    """
+    student: Student | UStudent
+    if recipe.u is None:
+        student = Student(recipe.channels, recipe.groups, recipe.blocks)
+    else:
+        student = UStudent(recipe.u.widths, recipe.u.blocks, recipe.u.head)
+    if recipe.init is not None:
+        start, wanted = models.load(recipe.init).state_dict(), student.state_dict()
+        if {name: t.shape for name, t in start.items()} != {name: t.shape for name, t in wanted.items()}:
+            numbers = f"of {recipe.channels} channels, {recipe.groups} groups, {recipe.blocks} blocks"
+            what = f"student {numbers}" if recipe.u is None else f"U-shaped student, {recipe.u}"
+            raise ValueError(f"{recipe.init}: not weights of a {what}")
+        student.load_state_dict(start)
+    student.window = recipe.window
+    return student
 
 
 def load_teacher(name_or_path: str) -> Teacher:

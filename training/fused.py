@@ -1,74 +1,184 @@
-"""A student that trains on famkern's own operators."""
+"""Students that train on famkern's own operators.
+
+FusedStudent and FusedUStudent compute what their network does, forward and backward, with `conv3x3` and `gate`; what else
+there is, 1x1 convolutions and what joins the levels of a U, are matrix products over channels-last maps. The parameters
+are the network's. On the CPU, in float32, that is several times faster than the module itself; elsewhere it is the same in
+plain PyTorch. Everything runs in the parameters' precision, whatever the autocast, and channel attention sees the mean of
+the whole picture, whatever the network's window: crops are not larger than that.
+
+Hidden maps come out by the names of the modules that make them, "g2" or "e3", for losses between features.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from famkern.models import Student
-from famkern.models.student import Block, ChannelAttention, PixelAttention
+from famkern.models import Student, UStudent
+from famkern.models.u_student import apply_head
 from famkern.ops import formulas
 from famkern.ops.conv import conv3x3
 from famkern.ops.gate import gate
 
 
-class FusedStudent(nn.Module):
-    """Computes what `student` does, forward and backward, with `conv3x3` and `gate`; the parameters are the student's.
-
-    On the CPU, in float32, that is several times faster than the module itself; elsewhere it is the same in plain
-    PyTorch. It runs in the parameters' precision, whatever the autocast.
+class Fused(nn.Module):
+    """What both families share: see FusedStudent and FusedUStudent, and `fused`, which chooses.
 
     Args:
-        student: a student without batch normalisation, which would need the means between convolution and rectifier.
-
-    Channel attention sees the mean of the whole picture, whatever the student's window: crops are not larger than that.
+        network: without batch normalisation, which would need the means between convolution and rectifier.
 
     Raises:
-        ValueError: for a student with batch normalisation.
+        ValueError: for a network with batch normalisation.
     """
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, network: Student | UStudent) -> None:
         super().__init__()
-        if student.norm is not None:
-            raise ValueError(f"FusedStudent takes a student with norm=None, not {student.norm!r}")
-        self.student = student
+        if network.norm is not None:
+            raise ValueError(f"{type(self).__name__} takes a network with norm=None, not {network.norm!r}")
+        self.network = network
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""
+    @overload
+    def forward(self, image: Tensor) -> Tensor: ...
+    @overload
+    def forward(self, image: Tensor, hidden: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def forward(self, image: Tensor, hidden: Sequence[str] | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Normalised hazy RGB -> clear RGB, not yet clamped to [0, 1].
+
+        Args:
+            image: (B, 3, H, W).
+            hidden: names of groups, such as "g2" or "e3", whose results are wanted too.
+
+        Returns:
+            (B, 3, H, W); with `hidden` also a dictionary of maps (B, C, rows, columns), each of its own level.
+
+        Raises:
+            ValueError: for a name that is no group of the network.
+        """
+        unknown = [name for name in hidden or () if name not in self.groups()]
+        if unknown:
+            raise ValueError(f"hidden maps are {', '.join(self.groups())}, not {', '.join(map(repr, unknown))}")
         with torch.autocast(image.device.type, enabled=False):
-            return self._forward(image)
+            maps: dict[str, Tensor] = {}
+            output = self._forward(image, maps)
+        if hidden is None:
+            return output
+        return output, {name: maps[name].permute(0, 3, 1, 2) for name in hidden}
 
-    def _forward(self, image: Tensor) -> Tensor:
-        student: Any = self.student  # its modules, as what they are
-        C = student.channels
-        pre, post1, post2 = student.pre[0], *student.post
+    @abstractmethod
+    def groups(self) -> list[str]:
+        """Names of the groups, in the order in which they are computed."""
+
+    @abstractmethod
+    def _forward(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        """The output; leaves the maps of all groups, (B, rows, columns, C), in `maps`."""
+
+    def _lift(self, image: Tensor) -> Tensor:
+        """The first convolution: (B, 3, H, W) -> (B, H, W, C)."""
+        pre: Any = self.network.pre[0]
         # Three channels are filled up to C, which costs less than a kernel of its own would save.
-        x, _ = conv3x3(F.pad(image.permute(0, 2, 3, 1), (0, C - 3)), _widen(pre.weight, C), pre.bias)
-        results, means = [], []
-        for i in range(student.groups):
-            *blocks, conv = student.get_submodule(f"g{i + 1}").gp
-            skip = x
-            for block in blocks:
-                x = _block(block, x)
-            y, mean = conv3x3(x, conv.weight, conv.bias)
-            x, mean = y + skip, mean + skip.mean(dim=(1, 2))
-            results.append(x)
-            means.append(mean)
-        weights = formulas.channel_attention(torch.cat(means, 1), *_matrices(student.ca[1], student.ca[3]))
-        weighted: Any = sum(w[:, None, None] * r for w, r in zip(weights.chunk(student.groups, 1), results, strict=True))
-        o = gate(None, weighted, torch.ones_like(means[0]), *_pixel(student.palayer))
+        C = pre.out_channels
+        return conv3x3(F.pad(image.permute(0, 2, 3, 1), (0, C - 3)), _widen(pre.weight, C), pre.bias)[0]
+
+    def _group(self, name: str, x: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        """A group's map, kept under its name."""
+        group: Any = self.network.get_submodule(name)
+        *blocks, conv = group.gp
+        skip = x
+        for block in blocks:
+            x = _block(block, x)
+        y, _ = conv3x3(x, conv.weight, conv.bias)
+        maps[name] = y + skip
+        return maps[name]
+
+
+class FusedStudent(Fused):
+    """The student on compiled operators."""
+
+    network: Student
+
+    def groups(self) -> list[str]:
+        """Names of the groups, in the order in which they are computed."""
+        return [f"g{i + 1}" for i in range(self.network.groups)]
+
+    def _forward(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        student: Any = self.network
+        post1, post2 = student.post
+        x = self._lift(image)
+        for name in self.groups():
+            x = self._group(name, x, maps)
+        means = torch.cat([x.mean(dim=(1, 2)) for x in maps.values()], 1)
+        weights = formulas.channel_attention(means, *_matrices(student.ca[1], student.ca[3]))
+        weighted: Any = sum(
+            w[:, None, None] * r for w, r in zip(weights.chunk(student.groups, 1), maps.values(), strict=True)
+        )
+        o = gate(None, weighted, torch.ones_like(weighted[:, 0, 0]), *_pixel(student.palayer))
         o, _ = conv3x3(o, post1.weight, post1.bias)
-        o, _ = conv3x3(o, _widen(post2.weight, C), F.pad(post2.bias, (0, C - 3)))
-        return o[..., :3].permute(0, 3, 1, 2) + image
+        return _last(post2, o).permute(0, 3, 1, 2) + image
+
+
+class FusedUStudent(Fused):
+    """The U-shaped student on compiled operators."""
+
+    network: UStudent
+
+    def groups(self) -> list[str]:
+        """Names of the groups, in the order in which they are computed."""
+        levels = range(1, self.network.levels + 1)
+        return [*(f"e{level}" for level in levels), *(f"d{level}" for level in reversed(levels[:-1]))]
+
+    def _forward(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        module, levels = self.network.get_submodule, self.network.levels
+        x = self._group("e1", self._lift(image), maps)
+        for level in range(1, levels):
+            x = self._group(f"e{level + 1}", _down(module(f"down{level}"), x), maps)
+        for level in range(levels - 1, 0, -1):
+            x = _up(module(f"up{level}"), module(f"fuse{level}"), x, maps[f"e{level}"])
+            x = self._group(f"d{level}", x, maps)
+        return apply_head(_last(self.network.post[0], x).permute(0, 3, 1, 2), image)
+
+
+def fused(network: Student | UStudent) -> Fused:
+    """The network on compiled operators."""
+    return FusedUStudent(network) if isinstance(network, UStudent) else FusedStudent(network)
 
 
 def _block(block: Any, x: Tensor) -> Tensor:
     r, _ = conv3x3(x, block.conv1.weight, block.conv1.bias, residual=True)
     z, mean = conv3x3(r, block.conv2.weight, block.conv2.bias)
     return gate(x, z, _channel(block.calayer, mean), *_pixel(block.palayer))
+
+
+def _down(down: Any, x: Tensor) -> Tensor:
+    """A 2x2 convolution of stride 2 as one matrix: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+    x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    patches = rearrange(x, "b (h r) (w c) k -> b h w (r c k)", r=2, c=2)
+    return F.linear(patches, rearrange(down.weight, "o k r c -> o (r c k)"), down.bias)
+
+
+def _up(up: Any, fuse: Any, x: Tensor, skip: Tensor) -> Tensor:
+    """Enlarge x to the skip's size and fuse both: (B, rows, columns, C'), (B, H, W, C) -> (B, H, W, C).
+
+    The product that `up` is for each of the four pixels which a coarse one becomes, and the half of `fuse` that takes its
+    result, are one product of the small matrices: pixels are multiplied once.
+    """
+    C = skip.shape[3]
+    from_coarse, from_skip = fuse.weight.flatten(1).split(C, 1)  # (C, C) each
+    weight = torch.einsum("ok,kpi->poi", from_coarse, up.weight.view(C, 4, -1)).flatten(0, 1)  # (4 C, C')
+    bias = torch.einsum("ok,kp->po", from_coarse, up.bias.view(C, 4)) + fuse.bias  # (4, C)
+    fine = rearrange(F.linear(x, weight, bias.flatten()), "b h w (r c k) -> b (h r) (w c) k", r=2, c=2)
+    return F.linear(skip, from_skip) + fine[:, : skip.shape[1], : skip.shape[2]]
+
+
+def _last(post: Any, x: Tensor) -> Tensor:
+    """The last convolution, C -> three or four channels, (B, H, W, ...)."""
+    C, outputs = x.shape[3], post.out_channels
+    return conv3x3(x, _widen(post.weight, C), F.pad(post.bias, (0, C - outputs)))[0][..., :outputs]
 
 
 def _channel(attention: Any, mean: Tensor) -> Tensor:

@@ -30,14 +30,15 @@ class Folder:
     kind    "pairs", as they are; "solved", pairs whose depth is solved and hazed anew; "depth", pictures with depth;
             "photos", photographs, with made-up depth where there must be haze
     weight  how often it is drawn from, relative to the others
-    haze    "indoor" or "outdoor"; None for what is usual of its kind
+    haze    "indoor", "outdoor" or "reside" (as RESIDE renders: depth relative to each picture's greatest); None for what is
+            usual of its kind
     sky     the greatest depth in each file stands for infinity
     """
 
     kind: Kind
     path: str
     weight: float = 1.0
-    haze: Literal["indoor", "outdoor"] | None = None
+    haze: Literal["indoor", "outdoor", "reside"] | None = None
     sky: bool = False
 
     def __post_init__(self) -> None:
@@ -46,9 +47,9 @@ class Folder:
 
     @classmethod
     def parse(cls, kind: Kind, text: str) -> Folder:
-        """From PATH[=WEIGHT][,indoor|,outdoor][,sky]."""
+        """From PATH[=WEIGHT][,indoor|,outdoor|,reside][,sky]."""
         path, haze, sky, weight = text, None, False, 1.0
-        while (parts := path.rpartition(","))[1] and parts[2] in ("indoor", "outdoor", "sky"):
+        while (parts := path.rpartition(","))[1] and parts[2] in ("indoor", "outdoor", "reside", "sky"):
             path = parts[0]
             if parts[2] == "sky":
                 sky = True
@@ -120,10 +121,33 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class UShape:
+    """The numbers of a U-shaped student, see models.UStudent."""
+
+    widths: tuple[int, ...] = (16, 32, 64)
+    blocks: tuple[int, ...] = (1, 2, 4, 2, 1)
+    head: Literal["gain", "plain"] = "gain"
+
+    @classmethod
+    def parse(cls, text: str) -> UShape:
+        """From WIDTHS:BLOCKS[:plain], such as 16,32,64:1,2,4,2,1.
+
+        Raises:
+            ValueError: if it is nothing like that; models.UStudent has further demands.
+        """
+        match = re.fullmatch(r"(\d+(?:,\d+)+):(\d+(?:,\d+)+)(:plain)?", text)
+        if not match:
+            raise ValueError(f"shape {text!r}: WIDTHS:BLOCKS[:plain] expected, such as 16,32,64:1,2,4,2,1")
+        widths, blocks = (tuple(map(int, numbers.split(","))) for numbers in match.group(1, 2))
+        return cls(widths, blocks, "plain" if match[3] else "gain")
+
+
+@dataclass(frozen=True)
 class StudentRecipe(Recipe):
     """Distillation of a student: L = loss(output, clear) + fam_weight x feature affinity loss.
 
     channels, groups, blocks  of the network, see models.Student
+    u                         of a U-shaped network instead
     init                      weights to start from; None: PyTorch's initialisation
     window                    of channel attention outside training, see models.Student; crops are seen whole
     teacher                   name or path of the teacher; None: no feature affinity
@@ -133,6 +157,7 @@ class StudentRecipe(Recipe):
     channels: int = 16
     groups: int = 3
     blocks: int = 6
+    u: UShape | None = None
     init: str | None = None
     window: int | None = None
     teacher: str | None = None
@@ -181,7 +206,7 @@ def student(preset: str | None, base: StudentRecipe | None = None, **given: Any)
     Args:
         preset: one of PRESETS; None: `base`, or "default" if there is none.
         given: fields of the recipe, None where not given; besides `lr`; `crop` and `batch`, for one phase; `phases` as
-            texts SIZExBATCH@UNTIL; teacher "none".
+            texts SIZExBATCH@UNTIL; `u` as a text WIDTHS:BLOCKS; teacher "none".
 
     Raises:
         ValueError: for values that are not accepted, and if nothing says what to draw from.
@@ -224,6 +249,8 @@ def _changed(base: R, given: dict[str, Any]) -> R:
         if texts:
             raise ValueError("either phases, or crop and batch")
         changes["phases"] = (Phase(1.0, size or first.size, batch or first.batch),)
+    if "u" in changes:
+        changes["u"] = UShape.parse(changes["u"])
     if changes.get("teacher") == "none":
         changes["teacher"] = None
     return replace(base, **changes)  # type: ignore[type-var]

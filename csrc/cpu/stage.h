@@ -10,7 +10,7 @@
 
 namespace famkern {
 
-enum class StageKind { head, block, group, last_group, tail };
+enum class StageKind { head, block, group, last_group, tail, down, up, u_tail };
 enum class Storage { float32, float16, bfloat16 };
 
 constexpr int64_t kTileSide = 4;  // of F(4x4, 3x3)
@@ -27,6 +27,17 @@ struct Convolution {
     int inputs, outputs;
 };
 
+// What leads over from a map of another level, with the band's rows of it; its first row is that of the inputs, times
+// or divided by two.
+//   down   fine map, weight (C, channels, 2, 2), bias (C,)
+//   up     coarse map, weight (4, C, channels) and bias (4, C) of the four pixels that one becomes, skip (C, C)
+struct Crossing {
+    Map map;
+    int64_t rows, width;
+    int channels;
+    const float *weight, *bias, *skip;
+};
+
 struct StageCall {
     StageKind kind;
     Storage storage;  // of the maps; pictures are float32
@@ -36,22 +47,23 @@ struct StageCall {
     int64_t batch, rows, width, top, bottom;  // rows of the outputs; inputs have top and bottom more
     int64_t cell, first_row;                  // columns of a cell; row of the picture with which the inputs begin
 
-    Map image;        // head, tail
-    const Map* maps;  // x, z, skip; or the tail's groups
+    Map image;        // head, tail, u_tail
+    const Map* maps;  // x, z, skip; the tail's groups; skip alone
     int64_t map_count;
     // (B, gate_rows, gate_columns, channels), tail: map_count channels: at the corners of cells, or 1 along a side: the
     // same everywhere.
     const float* gate;
     int64_t gate_rows, gate_columns;
-    const float* mean;  // (3,) head, tail
+    const float* mean;  // (3,) head, tail, u_tail
     const float* std;
     const float* pixel[4];  // pixel attention: (C/8, C), (C/8,), (1, C/8), (1,)
     Convolution lift;       // head: 3 -> C
+    Crossing crossing;      // down, up
     Convolution convolution[kMaxConvolutions];
     int convolutions;
-    Map out_x;        // head, block
+    Map out_x;        // head, block, down, up
     Map out[2];       // of the convolutions: z; r and z; the picture
-    double* sums[2];  // (B, rows, cells, C) of out
+    double* sums[2];  // (B, rows, cells, C) of out, or null
 
     int64_t cells() const { return (width + cell - 1) / cell; }
     int64_t gates() const { return kind == StageKind::tail ? map_count * channels : channels; }  // at a corner

@@ -24,7 +24,7 @@ Precision = Enum(  # type: ignore[misc]
     "Precision", {name: name for name in ("32-true", "64-true", "16-mixed", "bf16-mixed")}, type=str
 )
 
-FOLDERS = "FOLDER[=WEIGHT][,indoor|outdoor][,sky]"
+FOLDERS = "FOLDER[=WEIGHT][,indoor|outdoor|reside][,sky]"
 FoldersOption = Annotated[list[str] | None, typer.Option(metavar=FOLDERS)]
 RunOption = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="The run's folder, created.")]
 PresetOption = Annotated[Preset | None, typer.Option(help="What options not given are. [default: default]")]
@@ -76,6 +76,12 @@ def train_student(
     channels: Annotated[int | None, typer.Option(help="Width of the student.")] = None,
     groups: Annotated[int | None, typer.Option(help="Of the student.")] = None,
     blocks: Annotated[int | None, typer.Option(help="In each group.")] = None,
+    u: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS:BLOCKS[:plain]", help="A U-shaped student instead: 16,32,64:1,2,4,2,1, see models.UStudent."
+        ),
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Weights to start from: a name or file.")] = None,
     window: Annotated[
         int | None, typer.Option(min=16, help="For channel attention afterwards: at least the crops. Default: all.")
@@ -104,7 +110,12 @@ def train_student(
         from ..training import distillation, evaluation, recipe, run
         from ..training.task import spread
     with wrong_usage():
-        given: dict[recipe.Kind, list[str] | None] = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
+        given: dict[recipe.Kind, list[str] | None] = {
+            "pairs": pairs,
+            "solved": solved,
+            "depth": depth,
+            "photos": photos,
+        }
         folders = tuple(recipe.Folder.parse(kind, text) for kind, texts in given.items() for text in texts or [])
         chosen = recipe.student(
             preset and preset.value,
@@ -122,6 +133,7 @@ def train_student(
             channels=channels,
             groups=groups,
             blocks=blocks,
+            u=u,
             init=init,
             window=window,
             seed=seed,

@@ -3,6 +3,7 @@
 from .loading import WeightsError, load
 from .student import Student
 from .teacher import DSCFSRCNN, Teacher
+from .u_student import UStudent
 from .zoo import available
 
-__all__ = ["DSCFSRCNN", "Student", "Teacher", "WeightsError", "available", "load"]
+__all__ = ["DSCFSRCNN", "Student", "Teacher", "UStudent", "WeightsError", "available", "load"]

@@ -1,8 +1,9 @@
 """From a name or a checkpoint file to a network.
 
-Checkpoints are read as data only: safetensors, or pickles through torch.load(weights_only=True). The family's three
-numbers (channels, groups, blocks) are read off the tensors, so a file needs no configuration beside it. A student's
-window may stand in the metadata of a safetensors file, under "famkern", as JSON: {"window": 192}.
+Checkpoints are read as data only: safetensors, or pickles through torch.load(weights_only=True). A family's numbers
+(channels, groups, blocks; widths, blocks and head of a U-shaped one) are read off the tensors, so a file needs no
+configuration beside it. A student's window may stand in the metadata of a safetensors file, under "famkern", as JSON:
+{"window": 192}.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from torch import Tensor, nn
 from . import zoo
 from .student import Student
 from .teacher import Teacher
+from .u_student import Head, UStudent
 from .zoo import WeightsError
+
+Network = Student | UStudent | Teacher
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl")
 
@@ -38,7 +42,7 @@ _NUMPY_SCALARS: list[Any] = [
 ]
 
 
-def load(path_or_name: str | os.PathLike[str]) -> Student | Teacher:
+def load(path_or_name: str | os.PathLike[str]) -> Network:
     """Load a network.
 
     Args:
@@ -62,10 +66,10 @@ def load(path_or_name: str | os.PathLike[str]) -> Student | Teacher:
     return _load(path, str(path))
 
 
-def _load(path: Path, source: str) -> Student | Teacher:
+def _load(path: Path, source: str) -> Network:
     tensors, metadata = read_checkpoint(path)
     network = build(tensors, source)
-    if isinstance(network, Student) and "window" in metadata:
+    if not isinstance(network, Teacher) and "window" in metadata:
         try:
             network.window = metadata["window"]
         except ValueError as error:
@@ -118,7 +122,7 @@ def _parse_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     return own if isinstance(own, dict) else {}
 
 
-def build(tensors: Mapping[str, Tensor], source: str) -> Student | Teacher:
+def build(tensors: Mapping[str, Tensor], source: str) -> Network:
     """The network that the tensors belong to, holding them.
 
     Args:
@@ -129,16 +133,26 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Student | Teacher:
         WeightsError: if no network of famkern has these tensors, naming the first difference.
     """
     network: nn.Module
-    if "pre.0.weight" in tensors:
-        groups = _count(tensors, "g{}.gp.0.conv1.weight", start=1)
-        blocks = _count(tensors, "g1.gp.{}.conv1.weight", start=0)
-        norm = "batch" if "g1.gp.0.norm1.weight" in tensors else None
-        channels = tensors["pre.0.weight"].shape[0] if tensors["pre.0.weight"].dim() else 0
+    if "down1.weight" in tensors:
+        levels = _count(tensors, "down{}.weight", start=1) + 1
+        groups = [*(f"e{i}" for i in range(1, levels + 1)), *(f"d{i}" for i in range(levels - 1, 0, -1))]
+        blocks = [_count(tensors, group + ".gp.{}.conv1.weight", start=0) for group in groups]
+        widths = [_outputs(tensors, f"e{i}.gp.0.conv1.weight") for i in range(1, levels + 1)]
+        head: Head = "gain" if _outputs(tensors, "post.0.weight") == 4 else "plain"
         try:
-            network = Student(channels, groups, blocks, norm)  # type: ignore[arg-type]
+            network = UStudent(widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
+        except ValueError as error:
+            raise WeightsError(f"{source}: not a U-shaped student that famkern knows: {error}") from error
+        what = f"a U-shaped student of widths {network.widths}, blocks {network.blocks}"
+    elif "pre.0.weight" in tensors:
+        count = _count(tensors, "g{}.gp.0.conv1.weight", start=1)
+        each = _count(tensors, "g1.gp.{}.conv1.weight", start=0)
+        channels = _outputs(tensors, "pre.0.weight")
+        try:
+            network = Student(channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
         except ValueError as error:
             raise WeightsError(f"{source}: not a student that famkern knows: {error}") from error
-        what = f"a student of {channels} channels, {groups} groups, {blocks} blocks"
+        what = f"a student of {channels} channels, {count} groups, {each} blocks"
     elif "red.first_part.0.weight" in tensors:
         network, what = Teacher(), "a x2 teacher"
     else:
@@ -174,6 +188,11 @@ def _count(tensors: Mapping[str, Tensor], pattern: str, start: int) -> int:
     while pattern.format(number) in tensors:
         number += 1
     return number - start
+
+
+def _outputs(tensors: Mapping[str, Tensor], name: str) -> int:
+    """Output channels of a convolution; 0 if there is no such tensor, or none of any dimension."""
+    return tensors[name].shape[0] if name in tensors and tensors[name].dim() else 0
 
 
 def _reason(error: Exception) -> str:

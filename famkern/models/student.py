@@ -24,7 +24,8 @@ def normalise(image: Tensor) -> Tensor:
     return (image - mean) / std
 
 
-def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """The convolution that all networks of the family are made of: (B, inputs, H, W) -> (B, outputs, H, W)."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
@@ -64,9 +65,9 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, norm: Literal["batch"] | None) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels, channels)
+        self.conv1 = conv3x3(channels, channels)
         self.norm1 = nn.BatchNorm2d(channels) if norm else nn.Identity()
-        self.conv2 = _conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
         self.norm2 = nn.BatchNorm2d(channels) if norm else nn.Identity()
         self.calayer = ChannelAttention(channels)
         self.palayer = PixelAttention(channels)
@@ -82,7 +83,7 @@ class Group(nn.Module):
 
     def __init__(self, channels: int, blocks: int, norm: Literal["batch"] | None) -> None:
         super().__init__()
-        self.gp = nn.Sequential(*(Block(channels, norm) for _ in range(blocks)), _conv3x3(channels, channels))
+        self.gp = nn.Sequential(*(Block(channels, norm) for _ in range(blocks)), conv3x3(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -122,14 +123,14 @@ class Student(nn.Module):
         if norm not in (None, "batch"):
             raise ValueError(f'Student(norm=...) takes None or "batch", not {norm!r}')
         self.channels, self.groups, self.blocks, self.norm = channels, groups, blocks, norm
-        self.pre = nn.Sequential(_conv3x3(3, channels))
+        self.pre = nn.Sequential(conv3x3(3, channels))
         for i in range(groups):
             self.add_module(f"g{i + 1}", Group(channels, blocks, norm))
         hidden = channels // 16
         # The papers' code takes the mean here, which leaves the first place of their checkpoints' names to it.
         self.ca = nn.Sequential(nn.Identity(), *_attention(groups * channels, hidden, groups * channels))
         self.palayer = PixelAttention(channels)
-        self.post = nn.Sequential(_conv3x3(channels, channels), _conv3x3(channels, 3))
+        self.post = nn.Sequential(conv3x3(channels, channels), conv3x3(channels, 3))
         self.window = window
 
     @property

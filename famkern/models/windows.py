@@ -16,14 +16,19 @@ WINDOW_CELLS = 4
 LEAST_CELL = 4  # pixels: the tiles of compiled kernels
 
 
-def check(window: int | None) -> int | None:
+def check(window: int | None, levels: int = 1) -> int | None:
     """A window's side in pixels, or None.
 
+    Args:
+        window: of the picture.
+        levels: of the network, on the last of which a window has 1 / 2^(levels - 1) of that side.
+
     Raises:
-        ValueError: if it is not a multiple of 16.
+        ValueError: if it is not a multiple of 16 on every level.
     """
-    if window is not None and (not isinstance(window, int) or window < 1 or window % (WINDOW_CELLS * LEAST_CELL)):
-        raise ValueError(f"window is a multiple of 16 pixels, or None for the whole picture, not {window!r}")
+    least = WINDOW_CELLS * LEAST_CELL * 2 ** (levels - 1)
+    if window is not None and (not isinstance(window, int) or window < 1 or window % least):
+        raise ValueError(f"window is a multiple of {least} pixels, or None for the whole picture, not {window!r}")
     return window
 
 

@@ -138,6 +138,7 @@ int run_all() {
     } windows[] = {{{9, 61}, 4}, {{18, 5}, 8}, {{1, 130}, 48}, {{13, 70}, 12}};
     const Size sizes[] = {{1, 1}, {1, 70}, {9, 2}, {5, 59}, {6, 61}, {3, 63}};
     for (const Stage& stage : kStages) {
+        if (stage.levels) continue;  // these have no kernels in CUDA C++
         for (Type type : {Type::float16, Type::bfloat16})
             for (const Size& size : sizes) test_formulas(stage, type, 1, size.rows, size.width);
         test_formulas(stage, Type::float16, 2, 7, 5);

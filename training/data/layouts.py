@@ -105,15 +105,35 @@ def find_depths(folder: str | os.PathLike[str]) -> list[DepthPair]:
 
 
 def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
-    """All pictures in FOLDER and its subfolders.
+    """All pictures in FOLDER and its subfolders, but those in folders of depth.
 
     Raises:
         ValueError: if there are none.
     """
-    found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in images.SUFFIXES and p.is_file())
+    found = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in images.SUFFIXES and path.is_file() and path.parent.name not in DEPTHS
+    )
     if not found:
         raise ValueError(f"{folder}: no images in this folder or below it")
     return found
+
+
+def find_disparity(folder: str | os.PathLike[str], photo: Path) -> Path | None:
+    """The file with the estimated inverse depth of a photograph in a folder of photographs; None if there is none.
+
+    It has the photograph's stem, lies in FOLDER_disparity beside FOLDER (PARENT_FOLDER_disparity beside PARENT for a
+    FOLDER in PARENT), or in disparity/ beside rgb/, and holds 1 for the farthest to 255 for the nearest.
+    """
+    folder = Path(folder).absolute()
+    candidates = (
+        folder.with_name(f"{folder.name}_disparity"),
+        folder.parent.with_name(f"{folder.parent.name}_{folder.name}_disparity"),
+        photo.parent.with_name("disparity"),
+    )
+    files = (place / f"{photo.stem}{suffix}" for place in candidates for suffix in (".webp", ".png"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _one_of(folder: str | os.PathLike[str], names: tuple[str, ...]) -> Path:

@@ -96,16 +96,19 @@ def _twice(values: Floats) -> Floats:
     return values.astype(np.float32)
 
 
-def relative_depth(values: NDArray[Any], *, disparity: bool = False, sky: bool = False) -> Floats:
+def relative_depth(
+    values: NDArray[Any], *, disparity: bool = False, sky: bool = False, far: float = FAR_IN_FILES
+) -> Floats:
     """Depth of a file, in any unit, as relative depth.
 
     Args:
         values: (H, W); what is not above 0 or not finite is unknown.
         disparity: the values are inverse depth.
         sky: the greatest value stands for infinity.
+        far: the quantile of what is known that becomes 1; RESIDE's sets have the maximum, 1.
 
     Returns:
-        (H, W), not negative, its 0.95-quantile 1; the unknown is filled from the surroundings, sky is infinite.
+        (H, W), not negative; the unknown is filled from the surroundings, sky is infinite.
 
     Raises:
         ValueError: if nothing is known.
@@ -119,6 +122,6 @@ def relative_depth(values: NDArray[Any], *, disparity: bool = False, sky: bool =
         return np.full(values.shape, np.inf, np.float32)
     positive = np.where(known, values, 1).astype(np.float64)
     depth = np.where(known, 1 / positive if disparity else positive, 0)
-    depth /= np.quantile(depth[known], FAR_IN_FILES)
+    depth /= np.quantile(depth[known], far)
     filled = fill(depth, known.astype(np.float64), enough=1e-6)
     return np.where(infinite, np.float32(np.inf), filled)

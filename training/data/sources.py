@@ -17,12 +17,14 @@ from famkern import images
 
 from . import fields, objects, solving
 from .haze import Floats, Haze
-from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos
+from .layouts import DepthPair, Pair, find_depths, find_disparity, find_pairs, find_photos
 from .sky import find_sky, likeness, overcast, skyline
 from .store import Pixels, Store, read
 from .window import View
 
 SKY_IS_FAR = 0.5  # share of samples in which what looks like sky is; it may as well be a wall
+ESTIMATED = 0.7  # share of samples of a photograph with estimated depth that take it
+FAR_TO_NEAR = (5.0, 40.0)  # ratio of the farthest to the nearest depth of a photograph
 
 
 class Sample(NamedTuple):
@@ -86,21 +88,28 @@ class Depths:
     """Haze for pictures with depth; see `find_depths`.
 
     sky     the greatest value in each file of depth stands for infinity
+    far     quantile of each file's depth that becomes 1; 1: the maximum, as RESIDE renders
     """
 
     folder: str | Path
     weight: float = 1.0
     haze: Haze = field(default_factory=Haze.outdoor)
     sky: bool = False
+    far: float = solving.FAR_IN_FILES
 
     def scenes(self) -> Sequence[Scene]:
         """One for each file of depth."""
-        return [DepthScene(pair.picture, self.haze, pair, self.sky) for pair in find_depths(self.folder)]
+        pairs = find_depths(self.folder)
+        return [DepthScene(pair.picture, self.haze, pair, self.sky, self.far, pairs) for pair in pairs]
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Haze for any photographs, with depth made up anew for each sample."""
+    """Haze for any photographs, with depth made up anew for each sample, or estimated where there are files of it.
+
+    See `find_disparity` for these; of estimated inverse depth v only the order is known, so that each sample draws the
+    ratio of its farthest depth to its nearest.
+    """
 
     folder: str | Path
     weight: float = 1.0
@@ -108,7 +117,10 @@ class Photos:
 
     def scenes(self) -> Sequence[Scene]:
         """One for each photograph in the folder and its subfolders."""
-        return [PhotoScene(path, self.haze) for path in find_photos(self.folder)]
+        photos = find_photos(self.folder)
+        files = [find_disparity(self.folder, path) for path in photos]
+        lenders = [file for file in files if file is not None]
+        return [PhotoScene(path, self.haze, file, lenders) for path, file in zip(photos, files, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -138,17 +150,18 @@ class _KnownDepth(ABC):
     haze: Haze
 
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
-        """Haze on part of it."""
+        """Haze on part of it, added before the part is resampled, as a camera's picture is hazy before it is reduced."""
         picture = store.picture(self.path)
         window = view.window(rng, *picture.shape[:2], resample=True)
-        clear = window.cut(picture)
-        clear, depth = view.tone(rng, clear), window.cut(self.depth(store))
+        clear, depth = view.tone(rng, window.part(picture)), window.part(self.depth(store, rng)).astype(np.float32)
         hazy, transmission = self.haze.add(clear, depth, rng)
-        return Sample(hazy, clear, transmission)
+        if transmission.shape != (window.rows, window.columns):
+            transmission = fields.resized(transmission, window.rows, window.columns, Image.Resampling.BILINEAR)
+        return Sample(window.shown(hazy), window.shown(clear), transmission)
 
     @abstractmethod
-    def depth(self, store: Store) -> NDArray[np.float16]:
-        """(H, W): relative, infinite for sky."""
+    def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
+        """(H, W): relative, infinite for sky; of another picture where the haze says so and there are others."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,7 @@ class SolvedScene(_KnownDepth):
 
     pairs: tuple[Pair, ...]
 
-    def depth(self, store: Store) -> NDArray[np.float16]:
+    def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
         """Solved when first needed."""
         return store.get(("depth", self.path), self._solve)
 
@@ -177,38 +190,53 @@ class DepthScene(_KnownDepth):
 
     pair: DepthPair
     sky: bool
+    far: float
+    lenders: Sequence[DepthPair]  # whose depth may stand for its own
 
-    def depth(self, store: Store) -> NDArray[np.float16]:
+    def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
         """Read when first needed; depth at another scale than the picture's is taken from the nearest pixel."""
-        return store.get(("depth", self.pair.depth), lambda: self._read(store.picture(self.path).shape[:2]))
+        pair = self.pair
+        if self.haze.foreign and rng.random() < self.haze.foreign:
+            pair = self.lenders[int(rng.integers(len(self.lenders)))]
+        depth = store.get(("depth", pair.depth), lambda: self._read(pair, store.size(pair.picture)))
+        size = store.size(self.path)
+        if depth.shape != size:
+            depth = fields.resized(depth.astype(np.float32), *size, Image.Resampling.NEAREST).astype(np.float16)
+        return depth
 
-    def _read(self, size: tuple[int, int]) -> NDArray[np.float16]:
-        values = _read_depth(self.pair.depth)
+    def _read(self, pair: DepthPair, size: tuple[int, int]) -> NDArray[np.float16]:
+        values = _read_depth(pair.depth)
         height, width = values.shape
         if abs(height * size[1] - width * size[0]) > max(*size, height, width):  # to the pixel, not the same view
-            _check_size(self.pair.depth, values.shape, self.path, size)
+            _check_size(pair.depth, values.shape, pair.picture, size)
         try:
-            depth = solving.relative_depth(values, disparity=self.pair.disparity, sky=self.sky)
+            depth = solving.relative_depth(values, disparity=pair.disparity, sky=self.sky, far=self.far)
         except ValueError as error:
-            raise ValueError(f"{self.pair.depth}: {error}; remove it") from error
-        if depth.shape != size:
-            depth = fields.resized(depth, *size, Image.Resampling.NEAREST)
+            raise ValueError(f"{pair.depth}: {error}; remove it") from error
         return depth.astype(np.float16)
 
 
 @dataclass(frozen=True)
 class PhotoScene:
-    """A photograph."""
+    """A photograph, and where there is one, a file with its estimated inverse depth.
+
+    lenders  such files of all photographs, which may stand for its own
+    """
 
     path: Path
     haze: Haze
+    disparity: Path | None = None
+    lenders: Sequence[Path] = ()
 
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
         """Haze on part of it, at any of several resolutions."""
         picture = store.picture(self.path, view.reduction(rng, *store.size(self.path)))
         window = view.window(rng, *picture.shape[:2], resample=True)
         clear, box = window.cut(picture), window.box(*picture.shape[:2])
-        depth = fields.pseudo_depth(rng, clear, box[0], box[2])
+        if self.disparity is not None and rng.random() < ESTIMATED:
+            depth = self._estimated(store, rng, clear, box)
+        else:
+            depth = fields.pseudo_depth(rng, clear, box[0], box[2])
         if rng.random() < SKY_IS_FAR:
             sky = likeness(clear, store.get(("sky", self.path), lambda: find_sky(store.picture(self.path))), box)
             if sky is not None:
@@ -223,6 +251,22 @@ class PhotoScene:
             clear, depth = objects.draw(rng, clear, depth)
         hazy, transmission = self.haze.add(clear, depth, rng, airlight)
         return Sample(hazy, clear, transmission)
+
+    def _estimated(
+        self, store: Store, rng: np.random.Generator, clear: Pixels, box: tuple[float, float, float, float]
+    ) -> Floats:
+        """Depth of the part in this box, (H, W), 1 at the farthest: z / far = 1 / (v (far / near - 1) + 1)."""
+        assert self.disparity is not None
+        path = self.disparity
+        if rng.random() < self.haze.foreign:
+            path = self.lenders[int(rng.integers(len(self.lenders)))]
+        inverse = store.get(("disparity", path), lambda: _read_depth(path).astype(np.float16))  # 1 to 255
+        height, width = inverse.shape
+        edges = (box[1] * width, box[0] * height, box[3] * width, box[2] * height)
+        picture = Image.fromarray(inverse.astype(np.float32))
+        part = np.asarray(picture.resize(clear.shape[1::-1], Image.Resampling.BILINEAR, box=edges))
+        ratio = float(np.exp(rng.uniform(*np.log(FAR_TO_NEAR))))
+        return 1 / ((part - 1).clip(0) / 254 * np.float32(ratio - 1) + 1)
 
 
 def _check_size(path: Path, shape: Sequence[int], partner: Path, other: Sequence[int]) -> None:

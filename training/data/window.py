@@ -34,16 +34,21 @@ class Window:
         bottom, right = self.top + self.height, self.left + self.width
         return self.top / height, self.left / width, bottom / height, right / width
 
-    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
-        """(H, W, 3) uint8 -> (rows, columns, 3) uint8, or depth (H, W) float16 -> (rows, columns) float32."""
-        part = array[self.top : self.top + self.height, self.left : self.left + self.width]
-        if part.dtype != np.uint8:
-            part = part.astype(np.float32)
+    def part(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, ...) -> (height, width, ...): its pixels as they are."""
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def shown(self, part: Pixels) -> Pixels:
+        """(height, width, 3) uint8 -> (rows, columns, 3) uint8."""
         if part.shape[:2] == (self.rows, self.columns):
             return part
-        # Bicubic overshoots at edges, and anything but nearest makes numbers between the ground and an infinite sky.
-        kind = Image.Resampling.BICUBIC if part.dtype == np.uint8 else Image.Resampling.NEAREST
-        return np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize((self.columns, self.rows), kind))
+        return np.asarray(
+            Image.fromarray(np.ascontiguousarray(part)).resize((self.columns, self.rows), Image.Resampling.BICUBIC)
+        )
+
+    def cut(self, picture: Pixels) -> Pixels:
+        """(H, W, 3) uint8 -> (rows, columns, 3) uint8."""
+        return self.shown(self.part(picture))
 
 
 class View(Protocol):

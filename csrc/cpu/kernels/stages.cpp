@@ -11,8 +11,12 @@
 //   group        x' = z g pa(z g) + x                  r = conv(x') + skip -> out,  then as in a block
 //   last_group   the same                              r = conv(x') + skip -> out
 //   tail         o = sum of w r, o pa(o)               post1,  clamp(post2 + normalised picture) -> out
+//   down         x = 2x2 of the finer map    -> out_x  as in a block
+//   up           x = of coarser map and skip -> out_x  as in a block
+//   u_tail       x' = z g pa(z g) + x                  r = conv(x') + skip,  clamp(head of post(r) and picture) -> out
 //
 // Outside the image rings hold zeros, which is the network's padding.
+#include "cpu/pointwise.h"
 #include "cpu/rows.h"
 #include "cpu/stage.h"
 #include "cpu/winograd.h"
@@ -26,7 +30,7 @@ class Runner {
    public:
     static int64_t scratch_floats(const StageCall& call, int64_t tiles) {
         const int64_t columns = kTileSide * (tiles + 2 * call.convolutions);
-        int64_t floats = kPictureRows * picture_stride_for(columns) + kP + kQ;
+        int64_t floats = kPictureRows * picture_stride_for(columns) + kP + kQ + crossing_floats(call, columns);
         for (int level = 0; level < call.convolutions; ++level) floats += ring_rows(level) * ring_stride(columns, C);
         return floats;
     }
@@ -38,10 +42,12 @@ class Runner {
           partial(partial),
           parts(parts),
           one_cell(call.cells() == 1),
-          one_gate(call.kind != StageKind::head && call.gate_rows == 1 && call.gate_columns == 1),
+          one_gate(call.gate != nullptr && call.gate_rows == 1 && call.gate_columns == 1),
           n(call.convolutions),
-          group(call.kind == StageKind::group || call.kind == StageKind::last_group),
+          skips(call.kind == StageKind::group || call.kind == StageKind::last_group || call.kind == StageKind::u_tail),
+          emits(call.kind == StageKind::group),
           tail(call.kind == StageKind::tail),
+          makes_picture(tail || call.kind == StageKind::u_tail),
           tiles_across((call.width + kTileSide - 1) / kTileSide),
           end_row(call.rows + call.bottom),
           own_first_row(kTileSide * task.first_strip),
@@ -58,10 +64,12 @@ class Runner {
             ring[level] = {scratch, ring_rows(level), stride, kTileSide * (task.first_tile - n), C};
             scratch += ring_rows(level) * stride;
         }
+        crossing_weight = packed;
         P = scratch;
         Q = P + kP;
         picture = Q + kQ;
         picture_stride = picture_stride_for(columns);
+        crossing_row = picture + kPictureRows * picture_stride;
         std::memset(P, 0, kP * sizeof(float));  // tiles that fill up a group read it and are thrown away
         clear_borders();
         for (int o = 0; call.kind == StageKind::head && o < C; ++o)
@@ -87,6 +95,11 @@ class Runner {
     static constexpr int64_t kP = 6 * kColumns * C, kQ = 6 * 4 * kRun * C;
     static constexpr int64_t kPictureRows = 4, kFarAbove = 1 << 20;
     static int64_t picture_stride_for(int64_t columns) { return round_up(3 * (columns + 2), 16); }
+    static int64_t crossing_floats(const StageCall& call, int64_t columns) {  // a row of the other map, or of the skip
+        if (call.kind == StageKind::down) return (2 * columns + 2) * call.crossing.channels;
+        if (call.kind == StageKind::up) return most((columns / 2 + 2) * call.crossing.channels, columns * C);
+        return 0;
+    }
 
     bool inside(int64_t y) const { return y >= -call.top && y < end_row; }
 
@@ -123,6 +136,12 @@ class Runner {
         }
         if (call.kind == StageKind::head) {
             lift_row(y, row, write_x(y));
+        } else if (call.kind == StageKind::down) {
+            down_row(y, row);
+            copy_row(row, count, write_x(y));
+        } else if (call.kind == StageKind::up) {
+            up_row(y, row);
+            copy_row(row, count, write_x(y));
         } else if (tail) {
             weigh_row(y, 0, call.map_count, row);
             attention(row, count, [=](int64_t i, Vec weight) { store(row + i, load(row + i) * weight); });
@@ -240,6 +259,53 @@ class Runner {
             }
     }
 
+    // ---- from other levels -----------------------------------------------------------------------------------------
+
+    static void copy_row(const float* row, int64_t count, const WriteX& out) {
+        for (int64_t i = 0; i < count * C; i += kLanes) out(i, load(row + i));
+    }
+
+    // Pixels first .. end - 1 of a row of the other map, in float; zeros where it has none.
+    void read_crossing(int64_t row, int64_t first, int64_t end) const {
+        const Crossing& c = call.crossing;
+        const T* from = static_cast<const T*>(c.map.data) + task.image * c.map.image_stride;
+        const int64_t there = most(least(end, c.width) - first, 0) * c.channels;
+        widen(from + (row * c.width + first) * c.channels, there, crossing_row);
+        std::memset(crossing_row + there, 0, ((end - first) * c.channels - there) * sizeof(float));
+    }
+
+    // x = 2x2 of the finer map: each of its two rows is pairs of pixels side by side.
+    void down_row(int64_t y, float* row) const {
+        const int64_t x0 = source_first_column, count = source_end_column - x0;
+        const int pair = 2 * call.crossing.channels;
+        for (int64_t i = 0; i < count * C; i += kLanes) store(row + i, load(call.crossing.bias + i % C));
+        for (int64_t r = 0; r < 2; ++r) {
+            const int64_t fine = 2 * (y + call.top) + r;
+            if (fine >= call.crossing.rows) return;
+            read_crossing(fine, 2 * x0, 2 * (x0 + count));
+            add_products<C>(crossing_row, pair, pair, count, crossing_weight + r * pair * C, row, C);
+        }
+    }
+
+    // x = of the skip, and of the coarser map what is meant for this row and for even or odd columns.
+    void up_row(int64_t y, float* row) const {
+        const int64_t x0 = source_first_column, x1 = source_end_column, picture_row = y + call.top + call.first_row;
+        const int64_t first = x0 / 2, K = call.crossing.channels;
+        const int r = int(picture_row % 2);
+        for (int64_t x = x0; x < x1; ++x)
+            for (int o = 0; o < C; o += kLanes)
+                store(row + (x - x0) * C + o, load(call.crossing.bias + (2 * r + x % 2) * C + o));
+        widen(input(0, y, x0), (x1 - x0) * C, crossing_row);
+        add_products<C>(crossing_row, C, C, x1 - x0, crossing_weight + 4 * K * C, row, C);
+        read_crossing(picture_row / 2 - call.first_row / 2, first, (x1 + 1) / 2);
+        for (int64_t c = 0; c < 2; ++c) {
+            const int64_t x = x0 + (x0 % 2 != c);  // the first column of this kind
+            if (x >= x1) continue;
+            add_products<C>(crossing_row + (x / 2 - first) * K, K, int(K), (x1 - x + 1) / 2,
+                            crossing_weight + (2 * r + c) * K * C, row + (x - x0) * C, 2 * C);
+        }
+    }
+
     float* picture_row(int64_t y) const { return picture + (y + 48) % kPictureRows * picture_stride; }
 
     // ---- convolutions ----------------------------------------------------------------------------------------------
@@ -258,7 +324,7 @@ class Runner {
             const float* rows[6];
             for (int i = 0; i < 6; ++i) rows[i] = from.at(y - 1 + i, x - 1);
             columns<C>(rows, 4 * tiles + 2, P);
-            if (tail && level == n) {
+            if (makes_picture && level == n) {
                 products<C, kOutputs>(P, U[level - 1], tiles, Q, ahead);
                 finish_picture(y, x, least(4 * tiles, call.width - x));
             } else {
@@ -269,8 +335,7 @@ class Runner {
     }
 
     void finish_maps(int level, int64_t y, int64_t x, int64_t count) {
-        const bool skips = group && level == 1;
-        if (skips) {
+        if (skips && level == 1) {
             const T* skip[4];
             for (int r = 0; r < 4; ++r) skip[r] = input(2, least(most(y + r, -call.top), end_row - 1), x);
             finish_to(level, y, x, count, [&](int r, int64_t i, Vec v) { return v + load(skip[r] + i); });
@@ -299,7 +364,7 @@ class Runner {
         finish(level, 0, count, combine, [&](int r, int64_t i, int, Vec v) { store(to[r] + i, v); });
         for (int r = 0; r < 4; ++r)
             if (!inside(y + r)) std::memset(to[r], 0, count * C * sizeof(float));
-        for (int r = 0; group && level == 1 && x0 < x1 && r < 4; ++r)
+        for (int r = 0; emits && level == 1 && x0 < x1 && r < 4; ++r)
             if (own(y + r))
                 for (int64_t from = x0, end; from < x1; from = end) {
                     end = least(x1, end_of_cell(from));
@@ -311,7 +376,7 @@ class Runner {
     // Of the last level, columns x0 .. x1 - 1 of the run at x.
     template <bool kStream, class Combine>
     void put_out(int level, int64_t y, int64_t x, int64_t x0, int64_t x1, const Combine& combine) {
-        const int index = n > 1 && group ? 1 : 0;
+        const int index = emits ? 1 : 0;
         T* to[4];
         for (int r = 0; r < 4; ++r) to[r] = own(y + r) ? pixel<T>(call.out[index], y + r, x) : nullptr;
         for (int64_t from = x0, end; from < x1; from = end) {
@@ -325,7 +390,7 @@ class Runner {
                     store(to[r] + i, v);
                 sum[r][part] += v;
             });
-            for (int r = 0; r < 4; ++r)
+            for (int r = 0; partial[index] != nullptr && r < 4; ++r)
                 if (to[r] != nullptr) add_lanes<C>(sum[r], sums_of(index, y + r, from));
         }
     }
@@ -346,10 +411,12 @@ class Runner {
             }
     }
 
-    // out = clamp(A^T Q + bias + normalised picture).
+    // out = clamp(o + p), or clamp(K p - B + p) with K and B the four channels of o = A^T Q + bias; p: the normalised
+    // picture.
     void finish_picture(int64_t y, int64_t x, int64_t count) {
         const float* bias = call.convolution[n - 1].bias;
         const int rows = int(least(4, own_end_row - y));
+        const bool gain = call.convolution[n - 1].outputs == 4;
         for (int r = 0; r < rows; ++r) normalise_row(y + r, x, x + count, picture_row(r));
         for (int64_t i = 0; i < count; ++i) {
             Vec m[6], o[4];
@@ -357,7 +424,9 @@ class Runner {
             inverse(m, o);
             for (int r = 0; r < rows; ++r)
                 for (int c = 0; c < 3; ++c) {
-                    const float v = o[r][c] + bias[c] + picture_row(r)[3 * (i + 1) + c];
+                    const float p = picture_row(r)[3 * (i + 1) + c];
+                    const float v =
+                        gain ? (o[r][0] + bias[0]) * p - (o[r][c + 1] + bias[c + 1]) + p : o[r][c] + bias[c] + p;
                     pixel<float>(call.out[0], y + r, x + i, 3)[c] = v < 0 ? 0 : v > 1 ? 1 : v;
                 }
         }
@@ -385,21 +454,40 @@ class Runner {
     double* const* partial;
     const int64_t parts;
     const bool one_cell, one_gate;
-    const int n;  // convolutions
-    const bool group, tail;
+    const int n;                                   // convolutions
+    const bool skips, emits, tail, makes_picture;  // a skip after the first convolution; its result is an output too
     const int64_t tiles_across, end_row, own_first_row, own_end_row, own_first_column, own_end_column;
     const int64_t source_first_column, source_end_column;
     const PixelAttention<C> attention;
     Ring ring[kMaxConvolutions];
     const float* U[kMaxConvolutions];
-    float *P, *Q, *picture;
+    const float* crossing_weight;
+    float *P, *Q, *picture, *crossing_row;
     int64_t picture_stride, next_picture_row = -kFarAbove;
     alignas(64) float lift[27][C];  // [row, column, input][output]
     Ahead ahead;
 };
 
+// Matrices (inputs, C), one after another: of the two rows of pairs of pixels; or of the four pixels, and of the skip.
+void pack_crossing(const StageCall& call, float* to) {
+    const Crossing& c = call.crossing;
+    const int C = call.channels, K = c.channels;
+    if (call.kind == StageKind::down)
+        for (int tap = 0; tap < 4; ++tap)
+            for (int k = 0; k < K; ++k)
+                for (int o = 0; o < C; ++o) *to++ = c.weight[(o * K + k) * 4 + tap];
+    if (call.kind == StageKind::up) {
+        for (int pixel = 0; pixel < 4; ++pixel)
+            for (int k = 0; k < K; ++k)
+                for (int o = 0; o < C; ++o) *to++ = c.weight[(pixel * C + o) * K + k];
+        for (int k = 0; k < C; ++k)
+            for (int o = 0; o < C; ++o) *to++ = c.skip[o * C + k];
+    }
+}
+
 int64_t packed_bytes(const StageCall& call) {
-    int64_t floats = 0;
+    int64_t floats = 4 * call.crossing.channels * call.channels;
+    if (call.kind == StageKind::up) floats += call.channels * call.channels;
     for (int i = 0; i < call.convolutions; ++i)
         floats += packed_floats(call.convolution[i].inputs, call.convolution[i].outputs);
     return floats * sizeof(float);
@@ -412,6 +500,7 @@ void pack_all(const StageCall& call, void* packed) {
         pack(c.weight, c.inputs, c.outputs, to);
         to += packed_floats(c.inputs, c.outputs);
     }
+    pack_crossing(call, to);
 }
 
 template <int C>

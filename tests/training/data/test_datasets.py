@@ -1,5 +1,7 @@
 """Samples depend on their key alone, and hazy and clear show the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from famkern.training.data import (
     StepSampler,
 )
 from famkern.training.data.store import Store
+from famkern.training.data.window import Whole
 
 from .pictures import photo, reside, save, slope
 
@@ -185,7 +188,47 @@ def test_depth_may_have_half_the_resolution(tmp_path):
     save(tmp_path / "rgb/1.png", photo())
     save(tmp_path / "depth/1.png", np.rint(200 * slope(24, 30)).astype(np.uint8))
     (scene,) = Depths(tmp_path).scenes()
-    assert scene.depth(Store(10**6)).shape == (48, 60)
+    assert scene.depth(Store(10**6), np.random.default_rng(0)).shape == (48, 60)
+
+
+def test_haze_may_have_the_depth_of_another_picture(tmp_path):
+    """Two grey pictures, one of which is all near and the other all far."""
+    grey, haze = (
+        np.full((30, 40, 3), 100, np.uint8),
+        Haze(beta=(2, 2), airlight=(1, 1), white=1, tint=0, none=0, thin=0),
+    )
+    for name, size, depth in (("near", (30, 40), 1), ("far", (24, 36), 200)):
+        save(tmp_path / f"rgb/{name}.png", grey[: size[0], : size[1]])
+        values = np.full(size, depth, np.uint8)
+        values[0, 0] = 200
+        save(tmp_path / f"depth/{name}.png", values)
+
+    def thin(foreign):
+        source = Depths(tmp_path, haze=dataclasses.replace(haze, foreign=foreign), far=1.0)
+        near = next(scene for scene in source.scenes() if scene.path.stem == "near")
+        samples = (near.sample(Store(10**6), np.random.default_rng(seed), Whole(1000)) for seed in range(200))
+        return np.mean([float(np.median(sample.transmission)) > 0.9 for sample in samples])
+
+    assert thin(0) == 1
+    assert thin(1) == pytest.approx(0.5, abs=0.1)
+    assert thin(0.4) == pytest.approx(0.8, abs=0.1)
+
+
+def test_estimated_depth_is_taken_in_most_samples_at_any_ratio(tmp_path):
+    grey = np.full((40, 40, 3), 100, np.uint8)
+    save(tmp_path / "photos/1.png", grey)
+    inverse = np.ones((20, 20), np.uint8)
+    inverse[:, 10:] = 255
+    save(tmp_path / "photos_disparity/1.png", inverse)
+    haze = Haze(beta=(1, 1), airlight=(1, 1), white=1, tint=0, none=0, thin=0)
+    (scene,) = Photos(tmp_path / "photos", haze=haze).scenes()
+    samples = [scene.sample(Store(10**6), np.random.default_rng(seed), Whole(1000)) for seed in range(300)]
+    thickness = [-np.log(sample.transmission) for sample in samples]
+    estimated = [t for t in thickness if np.ptp(t[:, :15]) < 1e-6 and abs(t[0, 0] - 1) < 1e-5]
+    assert len(estimated) / len(samples) == pytest.approx(0.7, abs=0.08)
+    ratios = [t[0, 0] / t[0, -1] for t in estimated]
+    assert 5 <= min(ratios) < 6
+    assert 35 < max(ratios) <= 40.001
 
 
 @pytest.mark.parametrize("weights", [[], [0.0], [1.0, -1.0], [float("nan")]])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from famkern.training.data import Pair, find_depths, find_pairs, find_photos
+from famkern.training.data.layouts import find_disparity
 
 from .pictures import photo, save
 
@@ -79,3 +80,19 @@ def test_photographs_lie_at_any_depth(tmp_path):
     paths = [save(tmp_path / name, photo()) for name in ("a.png", "b/c/d.jpg")]
     (tmp_path / "notes.txt").write_text("")
     assert find_photos(tmp_path) == paths
+
+
+@pytest.mark.parametrize(
+    ("folder", "photo_at", "file"),
+    [
+        ("photos", "photos/1.jpg", "photos_disparity/1.webp"),
+        ("set/train", "set/train/1.jpg", "set_train_disparity/1.webp"),
+        ("scenes", "scenes/rgb/1.jpg", "scenes/disparity/1.png"),
+    ],
+)
+def test_estimated_depth_lies_beside_the_photographs(tmp_path, folder, photo_at, file):
+    path = save(tmp_path / photo_at, photo())
+    assert find_disparity(tmp_path / folder, path) is None
+    save(tmp_path / file, photo()[..., 0])
+    assert find_disparity(tmp_path / folder, path) == tmp_path / file
+    assert find_photos(tmp_path / folder) == [path]
