@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -69,3 +70,49 @@ def test_every_public_name_is_there():
             raise AssertionError
     """)
     assert result.returncode == 0, result.stderr
+
+
+def test_without_what_only_linux_has_pictures_are_dehazed_all_the_same(tmp_path):
+    """Also where maps spill to disk: with the interfaces of Windows, and without compiled kernels."""
+    result = python(
+        """
+        import mmap, os, pathlib, signal, sys
+        import numpy as np
+        import psutil  # which is made for each system
+        import torch
+
+        for module in ("resource", "fcntl", "pwd", "grp", "termios", "pty", "posix"):
+            sys.modules[module] = None
+        for name in ("preadv", "pwritev", "pread", "pwrite", "posix_fallocate", "major", "minor", "sched_getaffinity"):
+            delattr(os, name)
+        for name in ("SIGHUP", "SIGALRM", "SIGUSR1", "SIGKILL"):
+            delattr(signal, name)
+        private, anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.mmap
+        for name in [name for name in dir(mmap) if name.startswith(("MAP_", "MADV_", "PROT_"))]:
+            delattr(mmap, name)
+        mmap.mmap = lambda fileno, length, tagname=None: anonymous(fileno, length, flags=private)
+        for name in ("is_file", "exists", "read_text", "read_bytes"):
+            def guarded(path, *args, real=getattr(pathlib.Path, name), name=name, **options):
+                if str(path).startswith(("/proc", "/sys")):
+                    if name.startswith("read"):
+                        raise FileNotFoundError(path)
+                    return False
+                return real(path, *args, **options)
+            setattr(pathlib.Path, name, guarded)
+
+        import famkern
+        import famkern.cli
+        from famkern import engine
+
+        engine.storage.IN_MEMORY = set()
+        picture = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+        whole = famkern.dehaze(picture)
+        least = famkern.Dehazer().least_memory(300, 200)
+        assert np.array_equal(whole, famkern.dehaze(picture, memory=least))
+        sys.argv = ["famkern", "dehaze", "--help"]
+        famkern.cli.main()
+        """,
+        env={**os.environ, "FAMKERN_CPU_ISA": "none", "FAMKERN_SPILL_DIR": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "go to a file in" in result.stderr
