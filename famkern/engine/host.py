@@ -75,7 +75,7 @@ class HostStorage:
         pinned = device.type == "cuda"
         shape = (1, plan.buffer_rows, plan.width, plan.channels)
         count = max(plan.buffers.values()) + 1
-        self._maps = [torch.empty(shape, dtype=plan.dtype, pin_memory=pinned) for _ in range(count)]
+        self._maps = [torch.empty(shape, dtype=plan.dtype, device="cpu", pin_memory=pinned) for _ in range(count)]
         shape = (1, plan.read_rows, plan.width, plan.channels)
         # Each with the moment from which it may be written again. The oldest is taken first: its moment is long past.
         self._free: deque[tuple[Tensor, Any]] = deque(

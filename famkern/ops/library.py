@@ -42,6 +42,19 @@ def _load() -> str | None:
 _REASON = _load()
 
 
+def refuse_forward_mode(*tensors: torch.Tensor | None) -> None:
+    """Refuse tensors that carry a forward-mode derivative (torch.func.jvp), which the operators would silently drop.
+
+    Raises:
+        RuntimeError: if there is one.
+    """
+    for tensor in tensors:
+        if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                "famkern's operators have derivatives backwards only, not torch.func.jvp or other forward-mode ones"
+            )
+
+
 def register_stage(name: str, reference: Callable[..., None]) -> None:
     """Register a stage operator, which writes its results into its arguments: for any device, and for CUDA with Triton.
 
