@@ -125,9 +125,14 @@ class NinjaBuild(build_ext):
         if os.environ.get("FAMKERN_REQUIRE_EXT") == "1":
             raise SystemExit(f"famkern cannot build its kernels: {reason} (FAMKERN_REQUIRE_EXT=1 makes that an error)")
         self.warn(f"famkern installs without its kernels: {reason}. It works on PyTorch's operators, slower.")
-        for ext in self.extensions:  # one of an earlier build would be used in its place
+        for ext in self.extensions:  # what an earlier build left would become part of the package
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         self.extensions.clear()
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        if not self.extensions:  # likewise
+            (ROOT / "famkern" / "_C.so").unlink(missing_ok=True)
 
     @staticmethod
     def ninja() -> str:

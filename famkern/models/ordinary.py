@@ -33,8 +33,8 @@ def check(network: Student | UStudent) -> None:
     other = next((n for n in [*names, *usual_names] if n != "window" and (n in names) != (n in usual_names)), None)
     if other is not None:
         raise ValueError(
-            f"model {'has' if other in names else 'lacks'} a tensor {other}, unlike its family: make pruned, weight-normed or "
-            "otherwise re-parametrised weights plain ones first (torch.nn.utils.prune.remove, remove_parametrizations)"
+            f"model {'has' if other in names else 'lacks'} a tensor {other}, unlike its family: make pruned, weight-normed "
+            "or otherwise changed weights plain ones first (torch.nn.utils.prune.remove, remove_parametrizations)"
         )
     for name, tensor in network.state_dict().items():
         if not bool(tensor.isfinite().all()):
