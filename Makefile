@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench native cross emulate sanitize gpu-check build wheel clean help
+.PHONY: demo test lint format bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -21,6 +21,7 @@ help:
 	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize and time the kernels for it"
+	@echo "make gpu-train  on a machine with a GPU: train the U-shaped student from one packed file of data"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make wheel    the source distribution and the wheel, in dist"
 	@echo "make clean    remove the environment and everything built"
@@ -116,6 +117,29 @@ gpu-check:
 	        $(PYTHON) -m pytest -q -m gpu $(SANITIZED) || exit 1; \
 	done
 	$(PYTHON) benchmarks/bench_gpu.py
+
+# A U-shaped student in full speed, with the Python (PYTHON=...) and torch that are installed; GPU_WHEELS, if it is there, is a
+# folder with wheels of what is missing. GPU_DATA is made by famkern.training.pack, see docs/training.md. Every call trains
+# for MINUTES and leaves a checkpoint in GPU_RUN, from which the next one goes on.
+GPU_FOLDER  := build/gpu-train
+GPU_DATA    ?= $(GPU_FOLDER)/data.zip
+GPU_WHEELS  ?= $(GPU_FOLDER)/wheels
+GPU_RUN     ?= $(GPU_FOLDER)/run
+GPU_DEVICE  ?= cuda
+MINUTES     ?= 8
+UNPACKED    := $(GPU_FOLDER)/data
+GPU_RECIPE  ?= --u 16,32,64:1,2,4,2,1 --phase 160x16@0.6 --phase 256x8@1 --steps 40000 --lr 2e-3 --loss psnr --precision bf16-mixed \
+    --depth $(UNPACKED)/nyu=0.95,reside --depth $(UNPACKED)/train_depth=0.05,reside
+GPU_OPTIONS ?= --compile --workers 14 --checkpoint-every 1000
+gpu-train:
+	@$(PYTHON) -c 'import torch, sys; sys.exit("$(GPU_DEVICE)" == "cuda" and not torch.cuda.is_available())' || \
+	    { echo "make gpu-train needs a CUDA device, and a PyTorch that sees it in $(PYTHON)"; exit 1; }
+	@test -e $(GPU_DATA) || { echo "$(GPU_DATA) is missing: docs/training.md says how it is made"; exit 1; }
+	@! test -d $(GPU_WHEELS) || $(PYTHON) -m pip install -q --no-index --no-deps $(GPU_WHEELS)/*.whl
+	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@test $(UNPACKED) -nt $(GPU_DATA) || { rm -rf $(UNPACKED) && $(PYTHON) -m zipfile -e $(GPU_DATA) $(UNPACKED) && touch $(UNPACKED); }
+	$(PYTHON) -m famkern train student -o $(GPU_RUN) $$(test -e $(GPU_RUN)/recipe.json && echo --resume || echo '$(GPU_RECIPE)') \
+	    --device $(GPU_DEVICE) --minutes $(MINUTES) $(GPU_OPTIONS)
 
 # Compiled parts are brought up to date by ninja in well under a second where nothing changed. mypy does not know that
 # setup.py makes kernels/ and training/ parts of famkern: what it checks is a tree of links in which they are.

@@ -18,6 +18,7 @@ from .models import ordinary, windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
 from .numeric import is_real, is_whole
 from .ops import gpu, route
+from .ops.kinds import KINDS
 
 T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
@@ -32,7 +33,7 @@ class Dehazer:
     a call is left out of the graph.
 
     Args:
-        model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, or a `Student`.
+        model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, a `Student` or `UStudent`.
         strength: 0 returns the input, 1 the network's output, values between them the blend of both.
         device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.
         dtype: precision of the network's maps: torch.float32, float16, bfloat16 or float64. Arithmetic is in float32, or
@@ -42,8 +43,8 @@ class Dehazer:
             memory if they fit half of what is available; a GPU keeps that of the last few picture sizes, and their runs
             as CUDA graphs.
         threads: CPU threads; None for PyTorch's setting.
-        window: channel attention sees means over windows of so many rows and columns, a multiple of 16; 0: over the whole
-            picture. None: as the weights were made for, see `Student.window`.
+        window: channel attention sees means over windows of so many rows and columns, a multiple of 16 at the network's
+            coarsest scale too; 0: over the whole picture. None: as the weights were made for, see `Student.window`.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is accepted.
@@ -73,20 +74,20 @@ class Dehazer:
         self.memory = None if memory is None else engine.parse_bytes(memory)
         self.threads = None if threads is None else int(threads)
         network = model if isinstance(model, nn.Module) else models.load(model)
-        if not isinstance(network, models.Student):
+        if not isinstance(network, (models.Student, models.UStudent)):
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
         ordinary.check(network)
         self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(os.fspath(model))
-        self.window = network.window if window is None else windows.check(window or None)
-        self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
+        levels = network.levels if isinstance(network, models.UStudent) else 1
+        self.window = network.window if window is None else windows.check(window or None, levels)
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._make_ready()
 
     def _make_ready(self) -> None:
         """Get what belongs to this process: lines of stages on its devices, CUDA graphs, a lock."""
-        self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
+        self._lines: dict[tuple[torch.dtype, torch.device], engine.Line] = {}
         self._graphs = engine.Graphs()
         self._lock = threading.Lock()
 
@@ -241,14 +242,8 @@ class Dehazer:
         """Start the run on a GPU, and do it on a CPU; returns what must hold for it to be right."""
         source, sink, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
         source.check(checks)
-        _, precision = self._precision(device)
-
-        def finish(start: int, stop: int, band: Tensor) -> None:
-            if self.strength < 1:
-                band = torch.lerp(source.read(start, stop, precision, device), band, self.strength)
-            sink.write(start, stop, band)
-
-        engine.run(self._line(precision, device), plan, source, finish, device, progress, checks)
+        blend = sink if self.strength == 1 else Blend(source, sink, self.strength)
+        engine.run(plan, source, blend, device, progress, checks)
         return checks
 
     def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
@@ -257,14 +252,13 @@ class Dehazer:
         return dtype, torch.float64 if dtype == torch.float64 else torch.float32
 
     def _plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
-        dtype, compute = self._precision(device)
-        way = route.choose(device, self._numbers["channels"], compute)
+        line = self._line(device)
+        routes = {route.choose(device, channels, line.arithmetic, KINDS[kind]) for kind, channels in line.kinds}
+        way = route.join(routes)
         return engine.make_plan(
-            self._line(compute, device),
+            line,
             height,
             width,
-            self._numbers["channels"],
-            dtype=dtype,
             tile=way.tile,
             memory=memory,
             available=_available(device),
@@ -274,16 +268,29 @@ class Dehazer:
             workspace=way.workspace_bytes,
         )
 
-    def _line(self, dtype: torch.dtype, device: torch.device) -> list[engine.Stage]:
-        """The network for this precision and device; made at the first use."""
+    def _line(self, device: torch.device) -> engine.Line:
+        """The network on this device, in its precision there; made at the first use."""
+        maps, arithmetic = self._precision(device)
         with self._lock:
-            if (dtype, device) not in self._lines:
-                self._lines[dtype, device] = engine.lower(
-                    self._tensors, **self._numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=dtype, device=device
+            if (maps, device) not in self._lines:
+                self._lines[maps, device] = engine.lower(
+                    self._tensors, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=arithmetic, maps=maps, device=device
                 )
                 if device.type == "cuda":
                     torch.cuda.current_stream(device).synchronize()  # other threads' streams will read it
-            return self._lines[dtype, device]
+            return self._lines[maps, device]
+
+
+class Blend:
+    """Takes the network's output and hands on its blend with the picture: `strength` of the output."""
+
+    def __init__(self, source: engine.Source, sink: engine.Sink, strength: float) -> None:
+        self._source, self._sink, self._strength = source, sink, strength
+
+    def write(self, start: int, stop: int, band: Tensor) -> None:
+        """Take rows start..stop, (1, rows, W, 3)."""
+        before = self._source.read(start, stop, band.dtype, band.device)
+        self._sink.write(start, stop, torch.lerp(before, band, self._strength))
 
 
 def dehaze(

@@ -78,10 +78,16 @@ class Distillation(Task):
         on_cpu = self.device.type == "cpu" and self.recipe.precision == "32-true"
         widths = self.student.widths if isinstance(self.student, UStudent) else (self.student.channels,)
         if on_cpu and all(route.choose(self.device, C, torch.float32) is route.COMPILED for C in widths):
+            if self.compiled:
+                raise ValueError(
+                    "torch.compile is for PyTorch's operators; here the student trains on compiled kernels"
+                )
             self.network, self.how = fused(self.student).forward, "compiled kernels"
         else:
             self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.network, self.how = self._plain, "PyTorch's operators"
+            if self.compiled:
+                self.network, self.how = torch.compile(self._plain), "PyTorch's operators, compiled"
 
     def _plain(self, image: Tensor) -> Tensor:
         return self.student(image.contiguous(memory_format=torch.channels_last))

@@ -64,6 +64,7 @@ def train(task: Task, session: Session) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # What makes results repeat would also fill every new tensor, a twentieth of the time; all of ours are written whole.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    task.compiled = session.compile
     cpu = device.type == "cpu"
     trainer = Trainer(
         accelerator="cpu" if cpu else "gpu",
@@ -93,7 +94,7 @@ def train(task: Task, session: Session) -> None:
         if trainer.interrupted and error.code == 1:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         raise
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and trainer.global_step == recipe.steps:
         plots.curves(folder / LOG, folder / CURVES)
         plots.grid(task.samples(4), folder / SAMPLES)
         session.report(f"{recipe.steps} steps done: {folder / task.weights}")

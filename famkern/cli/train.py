@@ -44,6 +44,10 @@ AverageOption = Annotated[
 PrecisionOption = Annotated[Precision | None, typer.Option(help="Of the arithmetic, as Lightning names it.")]
 ValEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
 CheckpointEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
+MinutesOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Stop after so many, with a checkpoint to --resume from.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="torch.compile the network, on a GPU.")]
 DevicesOption = Annotated[int, typer.Option(min=1, help="How many; each has a process and its part of every batch.")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that prepare data; 0: the training process does.")]
 ResumeOption = Annotated[
@@ -93,6 +97,8 @@ def train_student(
     val_pairs: Annotated[int | None, typer.Option(min=1, help="At most so many of them, evenly spread.")] = None,
     val_every: ValEveryOption = 1000,
     checkpoint_every: CheckpointEveryOption = 500,
+    minutes: MinutesOption = None,
+    compile: CompileOption = False,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     workers: WorkersOption = 0,
@@ -151,6 +157,8 @@ def train_student(
         threads=threads,
         validate_every=val_every,
         checkpoint_every=checkpoint_every,
+        minutes=minutes,
+        compile=compile,
         resume=resume,
         overwrite=overwrite,
     )
@@ -175,6 +183,7 @@ def train_teacher(
     ] = None,
     val_every: ValEveryOption = 1000,
     checkpoint_every: CheckpointEveryOption = 500,
+    minutes: MinutesOption = None,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     workers: WorkersOption = 0,
@@ -216,6 +225,7 @@ def train_teacher(
         threads=threads,
         validate_every=val_every,
         checkpoint_every=checkpoint_every,
+        minutes=minutes,
         resume=resume,
         overwrite=overwrite,
     )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .host import HostStorage, streams_of
+from .line import Map
 from .memory import available_memory, format_bytes
 from .plan import Plan
 
@@ -58,31 +59,36 @@ class Reserve:
     """The memory of the last run's maps, kept for a next run of the same size.
 
     The system clears every page that a process gets at first, which takes a tenth of a run. Beyond KEPT bytes it may take
-    back what is kept here whenever it is short of memory; a run of another size gives all of it up.
+    back what is kept here whenever it is short of memory; a run of another size gives it up.
     """
 
     def __init__(self) -> None:
-        self._kept: list[mmap.mmap] = []
+        self._kept: mmap.mmap | None = None
         self._lock = threading.Lock()
 
-    def take(self, count: int, size: int) -> list[mmap.mmap]:
-        """`count` pieces of `size` bytes."""
+    def take(self, size: int) -> mmap.mmap:
+        """So many bytes."""
         with self._lock:
-            kept, self._kept = self._kept, []
-        fitting = [memory for memory in kept if len(memory) == size][:count]
+            kept, self._kept = self._kept, None
+        if kept is not None and len(kept) == size:
+            return kept
         del kept  # before more is asked for
-        return fitting + [_map_memory(size) for _ in range(count - len(fitting))]
+        return _map_memory(size)
 
-    def keep(self, memories: list[mmap.mmap]) -> None:
-        """Have these for the next run, unless one that ran beside it left some."""
+    def give_up(self) -> None:
+        """Keep nothing."""
         with self._lock:
-            if not self._kept:
-                if sum(map(len, memories)) > KEPT:
+            self._kept = None
+
+    def keep(self, memory: mmap.mmap) -> None:
+        """Have it for the next run, unless one that ran beside it left some."""
+        with self._lock:
+            if self._kept is None:
+                if len(memory) > KEPT:
                     if not hasattr(mmap, "MADV_FREE"):
                         return
-                    for memory in memories:
-                        memory.madvise(mmap.MADV_FREE)
-                self._kept = memories
+                    memory.madvise(mmap.MADV_FREE)
+                self._kept = memory
 
 
 RESERVE = Reserve()
@@ -91,7 +97,7 @@ RESERVE = Reserve()
 class Storage:
     """What the loop tells every storage beside reading and storing."""
 
-    def prefetch(self, name: str, origin: int, start: int, stop: int) -> None:
+    def prefetch(self, name: str, start: int, stop: int) -> None:
         """These rows of a map are read for the next band."""
 
     def release(self) -> None:
@@ -99,31 +105,40 @@ class Storage:
 
 
 class RamStorage(Storage):
-    """Maps in tensors on the device; bands are views, nothing is copied."""
+    """Maps in an arena on the device; bands are views, nothing is copied."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.plan = plan
-        shape = (1, plan.buffer_rows, plan.width, plan.channels)
-        count = max(plan.buffers.values()) + 1
-        self._memories = RESERVE.take(count, plan.map_bytes // count) if device.type == "cpu" else []
-        self.buffers = [torch.frombuffer(memory, dtype=plan.dtype).view(shape) for memory in self._memories] or [
-            torch.empty(shape, dtype=plan.dtype, device=device) for _ in range(count)
-        ]
+        self._memory = RESERVE.take(plan.map_bytes) if device.type == "cpu" else None
+        self._arena = torch.empty(plan.map_bytes, dtype=torch.uint8, device=device) if self._memory is None else None
+        self._maps: dict[tuple[int, Map], Tensor] = {}  # first byte, what lies there -> all rows
 
     def close(self) -> None:
         """The maps are no longer needed."""
-        self.buffers = []
-        RESERVE.keep(self._memories)
+        self._maps, self._arena = {}, None
+        if self._memory is not None:
+            RESERVE.keep(self._memory)
 
-    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
-        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
-        return self.buffers[self.plan.buffers[name]][:, origin + start : origin + stop]
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map: (1, rows, W, C)."""
+        key = self.plan.places[name], self.plan.line.maps[name]
+        if key not in self._maps:
+            self._maps[key] = self._view(name)
+        return self._maps[key][:, start:stop]
 
-    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+    def _view(self, name: str) -> Tensor:
+        first, shape = self.plan.places[name], self.plan.shape(name, self.plan.level_of(name).height)
+        dtype, count = self.plan.line.maps[name].dtype, math.prod(shape)
+        if self._memory is not None:
+            return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=first).view(shape)
+        assert self._arena is not None
+        return self._arena[first : first + count * dtype.itemsize].view(dtype).view(shape)
+
+    def target(self, name: str, start: int, stop: int) -> Tensor:
         """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
-        return self.read(name, origin, start, stop)
+        return self.read(name, start, stop)
 
-    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+    def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
 
 
@@ -136,21 +151,17 @@ class SpillStorage(Storage):
     def __init__(self, plan: Plan, device: torch.device, file: BinaryIO) -> None:
         self.plan, self.device, self.file = plan, device, file
 
-    def _offset(self, name: str, row: int) -> int:
-        return (self.plan.buffers[name] * self.plan.buffer_rows + row) * self.plan.row_bytes
-
     def _bytes_of(self, band: Tensor) -> memoryview:
         return band.view(torch.uint8).numpy().data.cast("B")
 
-    def _empty(self, rows: int, device: torch.device | None = None) -> Tensor:
-        shape = (1, rows, self.plan.width, self.plan.channels)
-        return allocate(shape, self.plan.dtype, device or torch.device("cpu"))
+    def _empty(self, name: str, rows: int, device: torch.device) -> Tensor:
+        return allocate(self.plan.shape(name, rows), self.plan.line.maps[name].dtype, device)
 
-    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
-        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
-        band = self._empty(stop - start)
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map: (1, rows, W, C)."""
+        band = self._empty(name, stop - start, torch.device("cpu"))
         view = self._bytes_of(band)
-        self.file.seek(self._offset(name, origin + start))
+        self.file.seek(self.plan.byte(name, start))
         while view:
             count = self.file.readinto(view)  # type: ignore[attr-defined]  # of io.RawIOBase, which typeshed knows apart
             if count == 0:
@@ -158,14 +169,14 @@ class SpillStorage(Storage):
             view = view[count:]
         return band.to(self.device)
 
-    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+    def target(self, name: str, start: int, stop: int) -> Tensor:
         """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
-        return self._empty(stop - start, self.device)
+        return self._empty(name, stop - start, self.device)
 
-    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+    def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
         view = self._bytes_of(band.cpu())
-        self.file.seek(self._offset(name, origin + start))
+        self.file.seek(self.plan.byte(name, start))
         while view:
             view = view[self.file.write(view) :]
 
@@ -185,7 +196,7 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
         finally:
             storage.close()
         return
-    RESERVE.take(0, 0)
+    RESERVE.give_up()
     folder = spill_folder(plan.map_bytes)
     # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
     with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:

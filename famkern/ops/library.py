@@ -14,9 +14,7 @@ import ctypes
 import functools
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -53,29 +51,6 @@ def refuse_forward_mode(*tensors: torch.Tensor | None) -> None:
             raise RuntimeError(
                 "famkern's operators have derivatives backwards only, not torch.func.jvp or other forward-mode ones"
             )
-
-
-def register_stage(name: str, reference: Callable[..., None]) -> None:
-    """Register a stage operator, which writes its results into its arguments: for any device, and for CUDA with Triton.
-
-    Where _C.so has the stages in CUDA C++ they get an operator of their own, NAME_cuda, with the same schema.
-
-    The low-level registration on purpose: torch.library.custom_op imports PyTorch's compiler at the first call, which
-    takes a second and a hundred megabytes.
-    """
-
-    def on_gpu(*arguments: Any) -> None:
-        from ..kernels import stages  # when a CUDA tensor first needs it
-
-        getattr(stages, name)(*arguments)
-
-    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
-    LIBRARY.impl(name, on_gpu, "CUDA")
-    torch.library.register_fake(f"famkern::{name}", lambda *_arguments: None, lib=LIBRARY)
-    if has_cuda_stages():
-        schema = str(getattr(torch.ops.famkern, name).default._schema)
-        LIBRARY.define(schema.replace(f"famkern::{name}", f"{name}_cuda"))
-        torch.library.register_fake(f"famkern::{name}_cuda", lambda *_arguments: None, lib=LIBRARY)
 
 
 def why_not_compiled() -> str | None:

@@ -250,3 +250,52 @@ def test_wrong_usage_gives_2_and_leaves_nothing(tmp_path, photos, wrong, line):
     assert line in result.output
     assert result.output.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_out_of_time_goes_on_later(tmp_path, photos):
+    whole = start(photos, tmp_path / "whole")
+    lines = []
+    start(photos, tmp_path / "parts", session={"minutes": 1e-9, "report": lines.append})
+    assert any("stopped after" in line and "step 1;" in line for line in lines)
+    assert not (tmp_path / "parts/curves.png").exists()
+    parts = start(photos, tmp_path / "parts", session={"resume": True})
+    assert (tmp_path / "parts/curves.png").exists()
+    for mine, theirs in zip(parts.averaged.parameters(), whole.averaged.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shape", ["16,32", "16:1", "16,32:1,1,1:other", "a,b:1,1,1", "16,32:1,1", "16,20:1,1,1"])
+def test_a_shape_that_is_none(tmp_path, photos, shape):
+    result = famkern_train("-o", tmp_path / "run", "--photos", photos, "--u", shape, "--steps", 2)
+    assert result.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_shape_are_refused(tmp_path, photos):
+    save_file(models.UStudent((16, 32), (1, 1, 1)).state_dict(), tmp_path / "u.safetensors")
+    result = famkern_train(
+        "-o", tmp_path / "run", "--photos", photos, "--init", tmp_path / "u.safetensors", "--steps", 2
+    )
+    assert result.exit_code == 2
+    assert "not weights of a student of 16 channels" in " ".join(result.output.split())
+
+
+def test_compiled_operators_are_not_compiled_again(tmp_path, photos):
+    result = famkern_train(
+        *("-o", tmp_path / "run", "--photos", photos, "--steps", 1, "--crop", 16, "--batch", 1),
+        *("--device", "cpu", "--threads", 1, "--compile"),
+    )
+    assert result.exit_code == 1
+    assert "torch.compile is for PyTorch's operators" in " ".join(result.output.split())
+
+
+def test_a_u_shaped_student_trains_and_loads(tmp_path, photos):
+    result = famkern_train(
+        *("-o", tmp_path / "run", "--photos", photos, "--u", "16,32:1,1,1", "--steps", 2, "--crop", 16, "--batch", 1),
+        *("--device", "cpu", "--threads", 1),
+    )
+    assert result.exit_code == 0, result.output
+    network = models.load(tmp_path / "run/student.safetensors")
+    assert isinstance(network, models.UStudent)
+    assert (network.widths, network.blocks) == ((16, 32), (1, 1, 1))
+    assert recipe.read(tmp_path / "run/recipe.json", recipe.StudentRecipe).u == recipe.UShape((16, 32), (1, 1, 1))
