@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format fuzz bench native cross emulate sanitize gpu-check gpu-train build clean help
+.PHONY: demo test lint format fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -24,6 +24,7 @@ help:
 	@echo "make gpu-train  on a machine with a GPU: train the U-shaped student from one packed file of data"
 	@echo "make fuzz     read and write a hundred thousand mutated picture files"
 	@echo "make bench    compare speed with what a user would pick instead"
+	@echo "make wheel    the source distribution and the wheel, in dist"
 	@echo "make clean    remove the environment and everything built"
 
 demo: build
@@ -143,12 +144,24 @@ gpu-train:
 	@! test -d $(GPU_WHEELS) || $(PYTHON) -m pip install -q --no-index --no-deps $(GPU_WHEELS)/*.whl
 	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@test $(UNPACKED) -nt $(GPU_DATA) || { rm -rf $(UNPACKED) && $(PYTHON) -m zipfile -e $(GPU_DATA) $(UNPACKED) && touch $(UNPACKED); }
-	$(PYTHON) -m famkern.cli train student -o $(GPU_RUN) $$(test -e $(GPU_RUN)/recipe.json && echo --resume || echo '$(GPU_RECIPE)') \
+	$(PYTHON) -m famkern train student -o $(GPU_RUN) $$(test -e $(GPU_RUN)/recipe.json && echo --resume || echo '$(GPU_RECIPE)') \
 	    --device $(GPU_DEVICE) --minutes $(MINUTES) $(GPU_OPTIONS)
 
-# Compiled parts are brought up to date by ninja in well under a second where nothing changed.
+# Compiled parts are brought up to date by ninja in well under a second where nothing changed. mypy does not know that
+# setup.py makes kernels/ and training/ parts of famkern: what it checks is a tree of links in which they are.
 build: $(VENV)/.installed
 	@$(BIN)/python setup.py -q build_ext --inplace
+	@rm -rf build/types && mkdir -p build/types/famkern && cd build/types/famkern && \
+	    ln -s ../../../famkern/* ../../../kernels ../../../training .
+
+# The source distribution and the wheel. The wheel is for every Python, and for every Linux that has what it needs.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	FAMKERN_REQUIRE_EXT=1 $(BIN)/python -m build --no-isolation
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel -q repair --only-plat --exclude 'libtorch*.so' --exclude libc10.so \
+	    -w dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	@ls dist/*
 
 $(VENV)/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import engine, models
-from .models import windows
+from . import engine, models, pil, threads
+from .models import ordinary, windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
+from .numeric import is_real, is_whole
 from .ops import gpu, route
 from .ops.kinds import KINDS
 
@@ -24,14 +24,13 @@ T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
 MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_THREADS = 1024
-PIL_MODES = ("RGB", "RGBA", "L", "LA")
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
 
 
 class Dehazer:
     """A dehazing network ready to run: packs its weights once, then takes any number of pictures.
 
-    Instances may be called from several threads at once.
+    Instances may be called from several threads at once, copied, pickled and sent to other processes. Inside torch.compile
+    a call is left out of the graph.
 
     Args:
         model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, a `Student` or `UStudent`.
@@ -64,9 +63,9 @@ class Dehazer:
         threads: int | None = None,
         window: int | None = None,
     ) -> None:
-        if not isinstance(strength, (int, float)) or not 0 <= strength <= 2:
+        if not is_real(strength) or not 0 <= strength <= 2:
             raise ValueError(f"strength is a number from 0 to 2, not {strength!r}")
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        if threads is not None and not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
             raise ValueError(f"threads is a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(model, (str, os.PathLike, nn.Module)) or model == "":
             raise TypeError(f"model is a name, a path or a network of the student family, not {model!r}")
@@ -74,36 +73,74 @@ class Dehazer:
         self.device = _parse_device(device)
         self.dtype = _parse_dtype(dtype)
         self.memory = None if memory is None else engine.parse_bytes(memory)
-        self.threads = threads
+        self.threads = None if threads is None else int(threads)
         network = model if isinstance(model, nn.Module) else models.load(model)
         if not isinstance(network, (models.Student, models.UStudent)):
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
+        ordinary.check(network)
+        self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(os.fspath(model))
         levels = network.levels if isinstance(network, models.UStudent) else 1
         self.window = network.window if window is None else windows.check(window or None, levels)
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
+        self._make_ready()
+
+    def _make_ready(self) -> None:
+        """Get what belongs to this process: lines of stages on its devices, CUDA graphs, a lock."""
         self._lines: dict[tuple[torch.dtype, torch.device], engine.Line] = {}
         self._graphs = engine.Graphs()
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lines", "_graphs", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_ready()
+
+    def __copy__(self) -> Dehazer:
+        """One that shares the packed weights."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __repr__(self) -> str:
+        options = {
+            "strength": None if self.strength == 1 else f"{self.strength:g}",
+            "device": self.device,
+            "dtype": self.dtype and str(self.dtype).removeprefix("torch."),
+            "memory": self.memory and engine.format_bytes(self.memory),
+            "threads": self.threads,
+            "window": self.window,
+        }
+        given = (f"{name}={value}" for name, value in options.items() if value is not None)
+        return f"Dehazer({', '.join([self._model, *given])})"
 
     def __call__(self, image: T, *, progress: Callable[[float], None] | None = None) -> T:
         """Remove haze.
 
         Args:
             image: hazy RGB of any size: a torch tensor (3, H, W) or (B, 3, H, W), floating point in [0, 1] or uint8; a
-                NumPy array (H, W, 3), floating point in [0, 1], uint8 or uint16; a PIL image (RGB or grey, with or
-                without alpha, which stays as it is). Any strides. Pictures of a batch do not influence each other.
+                NumPy array (H, W, 3) or (B, H, W, 3), floating point in [0, 1], uint8 or uint16; a PIL image: RGB, grey
+                of 8 or 16 bits, or a palette, with or without transparency, which stays as it is. Any strides. Pictures
+                of a batch do not influence each other.
             progress: called with the finished fraction, which grows to 1.
 
         Returns:
-            The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even.
+            The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even. A palette
+            becomes RGB, and a transparent colour an alpha channel.
 
         Raises:
             TypeError, ValueError: for another kind, dtype or shape, and for values that are not finite or not in [0, 1].
             MemoryBoundError: (a ValueError) for a memory bound below the least possible one, which it states.
             OSError: if maps must go to disk and there is no room.
         """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._dehaze)(image, progress)
+        return self._dehaze(image, progress)
+
+    def _dehaze(self, image: Any, progress: Callable[[float], None] | None) -> Any:
         if isinstance(image, Image.Image):
             return self._dehaze_pil(image, progress)
         if isinstance(image, np.ndarray):
@@ -114,13 +151,13 @@ class Dehazer:
 
     def limited(self, memory: int | str | None) -> Dehazer:
         """The same, sharing the packed weights, with another bound on memory."""
-        other = copy.copy(self)
+        other = self.__copy__()
         other.memory = None if memory is None else engine.parse_bytes(memory)
         return other
 
     def least_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, with which a picture of this size can be dehazed, on the default device."""
-        with _threads(self.threads):  # each has memory to work in
+        with threads.use(self.threads):  # each has memory to work in
             try:
                 return self._plan(height, width, self._default_device(), memory=1).need
             except engine.MemoryBoundError as error:
@@ -143,38 +180,23 @@ class Dehazer:
     def _dehaze_array(self, image: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
         if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
             raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"a NumPy image has the shape (H, W, 3), not {image.shape}")
+        if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
+            raise ValueError(f"a NumPy image has the shape (H, W, 3) or (B, H, W, 3), not {image.shape}")
         result = np.empty(image.shape, dtype=image.dtype)
-        self._run(image, result, self._default_device(), progress)
+        pictures, results = (a[None] if a.ndim == 3 else a for a in (image, result))  # (B, H, W, 3)
+        for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
+            self._run(before, after, self._default_device(), _part(progress, index, len(pictures)))
         return result
 
     def _dehaze_pil(self, image: Image.Image, progress: Callable[[float], None] | None) -> Image.Image:
-        if image.mode not in PIL_MODES:
-            raise ValueError(
-                f"a PIL image has one of the modes {', '.join(PIL_MODES)}, not {image.mode}: use convert() first, "
-                "or a NumPy array for 16 bits"
-            )
-        if 0 in image.size:
-            raise ValueError(f"a PIL image has at least one pixel, not {image.width} x {image.height}")
-        grey = image.mode in ("L", "LA")
-        # A PIL image gives its pixels as a copy: before, after, and while it becomes an image again.
-        copies = 10 * image.width * image.height
+        picture = pil.split(image)
+        copies = pil.COPIED_BYTES * image.width * image.height
         dehazer = self if self.memory is None else self.limited(max(1, self.memory - copies))
         try:
-            pixels = dehazer._dehaze_array(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), progress)
+            pixels = dehazer._dehaze_array(picture.pixels, progress)
         except engine.MemoryBoundError as error:
             raise engine.MemoryBoundError(error.what, error.least + copies, error.bound + copies) from None
-        if grey:
-            luma = np.empty(pixels.shape[:2], dtype=np.uint8)
-            for before, after in zip(pixels, luma, strict=True):  # row by row: the products are floats
-                after[:] = np.rint(before @ LUMA)
-            pixels = luma
-        result = Image.fromarray(pixels)
-        if image.mode in ("RGBA", "LA"):
-            result.putalpha(image.getchannel("A"))
-        result.info = dict(image.info)
-        return result
+        return picture.join(pixels)
 
     def _default_device(self) -> torch.device:
         return self.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -197,7 +219,7 @@ class Dehazer:
             return
         device = _numbered(device)
         key = engine.key_of(before, device) if self.memory is None and progress is None else None
-        with torch.inference_mode(), _threads(self.threads), _full_precision(device), _no_autocast(device):
+        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
             if key and self._graphs.replay(key, before, after):  # type: ignore[arg-type]
                 return
             plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
@@ -331,19 +353,6 @@ def _available(device: torch.device) -> int:
 def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:
     """Progress of picture number `index` among `count`, as progress of them all."""
     return progress and (lambda fraction: progress((index + fraction) / count))
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Run with this many CPU threads, then as before."""
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
 
 
 def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from famkern import cli
+from famkern.cli.info import info
 
-FAMKERN = [sys.executable, "-m", "famkern.cli"]
+FAMKERN = [sys.executable, "-m", "famkern"]
 
 
 def famkern(*arguments, cwd=None, **settings):
@@ -340,7 +341,7 @@ def test_info_says_what_each_gpu_runs_and_why(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU number {index}")
-    cli.info()
+    info()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda:")]
     why = "PyTorch's operators: FAMKERN_GPU=0 asks for it"
     assert lines == [f"cuda:{index}       GPU number {index}, {why}" for index in range(2)]
@@ -351,7 +352,7 @@ def test_info_refuses_a_setting_that_is_none_in_a_line(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(cli.typer.Exit):
-        cli.info()
+        info()
     assert "FAMKERN_GPU=yes: 1 to use" in capsys.readouterr().err
 
 

@@ -160,6 +160,7 @@ def make_student(recipe: StudentRecipe) -> Student | UStudent:
         student = UStudent(recipe.u.widths, recipe.u.blocks, recipe.u.head)
     if recipe.init is not None:
         start, wanted = models.load(recipe.init).state_dict(), student.state_dict()
+        start.pop("window", None)  # the recipe's counts
         if {name: t.shape for name, t in start.items()} != {name: t.shape for name, t in wanted.items()}:
             numbers = f"of {recipe.channels} channels, {recipe.groups} groups, {recipe.blocks} blocks"
             what = f"student {numbers}" if recipe.u is None else f"U-shaped student, {recipe.u}"

@@ -191,6 +191,7 @@ def export(task: Task, path: Path, step: int) -> None:
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None).contiguous()
         for name, tensor in task.averaged.state_dict().items()
+        if name != "window"  # among the facts
     }
     # One entry: safetensors writes several in no particular order, and equal weights are to be equal files.
     facts = {"network": task.name, "step": step, "steps": task.recipe.steps, **task.facts()}

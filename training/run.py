@@ -74,7 +74,7 @@ def train(task: Task, session: Session) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # What makes results repeat would also fill every new tensor, a twentieth of the time; all of ours are written whole.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     task.compiled = session.compile
     cpu = device.type == "cpu"
     trainer = Trainer(
@@ -134,7 +134,7 @@ def _whole_checkpoint(session: Session) -> Path | None:
 
 def is_first_process() -> bool:
     """Whether this is the process that was started, not one of those that it starts for its other devices."""
-    return rank_zero_only.rank == 0
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def prepare(task: Task, session: Session) -> None:

@@ -15,7 +15,7 @@ from .terminal import complain, fail, log_to_terminal, progress_bar, training_in
 if TYPE_CHECKING:
     from ..training.task import Task
 
-commands = typer.Typer(help="Train networks from photographs.", no_args_is_help=True)
+train = typer.Typer(help="Train networks from photographs.", no_args_is_help=True, add_completion=False)
 
 Preset = Enum("Preset", {name: name for name in ("default", "paper")}, type=str)  # type: ignore[misc]
 Loss = Enum("Loss", {name: name for name in ("l1", "gradient", "border", "charbonnier", "mse", "psnr")}, type=str)  # type: ignore[misc]
@@ -56,7 +56,7 @@ ResumeOption = Annotated[
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")]
 
 
-@commands.command("student")
+@train.command("student")
 def train_student(
     output: RunOption,
     pairs: Annotated[list[str] | None, typer.Option(metavar=FOLDERS, help="hazy/ and clear/, as in RESIDE.")] = None,
@@ -116,7 +116,12 @@ def train_student(
         from ..training import distillation, evaluation, recipe, run
         from ..training.task import spread
     with wrong_usage():
-        given = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
+        given: dict[recipe.Kind, list[str] | None] = {
+            "pairs": pairs,
+            "solved": solved,
+            "depth": depth,
+            "photos": photos,
+        }
         folders = tuple(recipe.Folder.parse(kind, text) for kind, texts in given.items() for text in texts or [])
         chosen = recipe.student(
             preset and preset.value,
@@ -159,7 +164,7 @@ def train_student(
     )
 
 
-@commands.command("teacher")
+@train.command("teacher")
 def train_teacher(
     output: RunOption,
     photos: Annotated[list[str] | None, typer.Option(metavar="FOLDER", help="Sharp photographs.")] = None,

@@ -72,7 +72,7 @@ class HostStorage:
     def __init__(self, plan: Plan, device: torch.device, streams: tuple[Stream, Stream, Stream]) -> None:
         self.plan = plan
         self._into, self._compute, self._out = streams
-        self._arena = torch.empty(plan.map_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._arena = torch.empty(plan.map_bytes, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
         # Each with the moment from which it may be written again. The oldest is taken first: its moment is long past.
         self._free: deque[tuple[Tensor, Any]] = deque(
             (torch.empty(plan.band_bytes, dtype=torch.uint8, device=device), None)

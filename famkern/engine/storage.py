@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -46,7 +47,9 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
 
 
 def _map_memory(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Elsewhere than on Windows, which has no flags, memory would be shared with the processes that this one forks.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, size, **private)
     if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
@@ -82,6 +85,8 @@ class Reserve:
         with self._lock:
             if self._kept is None:
                 if len(memory) > KEPT:
+                    if not hasattr(mmap, "MADV_FREE"):
+                        return
                     memory.madvise(mmap.MADV_FREE)
                 self._kept = memory
 
@@ -138,12 +143,12 @@ class RamStorage(Storage):
 
 
 class SpillStorage(Storage):
-    """Maps in an unlinked file, moved by pread and pwrite through buffers of one band.
+    """Maps in an unbuffered file without a name, moved through buffers of one band.
 
     A memory-mapped file would be simpler, but its pages count as resident memory.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, file: int) -> None:
+    def __init__(self, plan: Plan, device: torch.device, file: BinaryIO) -> None:
         self.plan, self.device, self.file = plan, device, file
 
     def _bytes_of(self, band: Tensor) -> memoryview:
@@ -155,12 +160,13 @@ class SpillStorage(Storage):
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start..stop of a map: (1, rows, W, C)."""
         band = self._empty(name, stop - start, torch.device("cpu"))
-        view, offset = self._bytes_of(band), self.plan.byte(name, start)
+        view = self._bytes_of(band)
+        self.file.seek(self.plan.byte(name, start))
         while view:
-            count = os.preadv(self.file, [view], offset)
+            count = self.file.readinto(view)  # type: ignore[attr-defined]  # of io.RawIOBase, which typeshed knows apart
             if count == 0:
                 raise OSError("the spill file is shorter than what was written to it")
-            view, offset = view[count:], offset + count
+            view = view[count:]
         return band.to(self.device)
 
     def target(self, name: str, start: int, stop: int) -> Tensor:
@@ -169,10 +175,10 @@ class SpillStorage(Storage):
 
     def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
-        view, offset = self._bytes_of(band.cpu()), self.plan.byte(name, start)
+        view = self._bytes_of(band.cpu())
+        self.file.seek(self.plan.byte(name, start))
         while view:
-            count = os.pwrite(self.file, view, offset)
-            view, offset = view[count:], offset + count
+            view = view[self.file.write(view) :]
 
 
 @contextmanager
@@ -194,7 +200,8 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
     folder = spill_folder(plan.map_bytes)
     # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
     with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, plan.map_bytes)
+        if hasattr(os, "posix_fallocate"):  # elsewhere a disk that fills up meanwhile shows when the maps are written
+            os.posix_fallocate(file.fileno(), 0, plan.map_bytes)
         logger.warning(
             "the maps of %d x %d pixels do not fit the memory bound: %s go to a file in %s",
             plan.width,
@@ -202,7 +209,7 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
             format_bytes(plan.map_bytes),
             folder,
         )
-        yield SpillStorage(plan, device, file.fileno())
+        yield SpillStorage(plan, device, file)
 
 
 def spill_folder(size: int) -> Path:
@@ -231,9 +238,12 @@ def spill_folder(size: int) -> Path:
 
 def file_system(folder: Path) -> str:
     """Type of the file system that holds a folder, such as "ext4" or "tmpfs"."""
+    mounts = Path("/proc/self/mountinfo")  # Linux
+    if not mounts.is_file():
+        return "unknown"
     device = os.stat(folder).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in mounts.read_text().splitlines():
         left, _, right = line.partition(" - ")
         if left.split()[2] == wanted:
             return right.split()[0]

@@ -75,11 +75,16 @@ def load(path_or_name: str | os.PathLike[str]) -> Network:
 
 
 def _load(path: Path, source: str) -> Network:
-    tensors, metadata = read_checkpoint(path)
-    network = build(tensors, source)
-    if not isinstance(network, Teacher) and "window" in metadata:
+    with torch.device("cpu"):  # whatever the default device of the process
+        tensors, metadata = read_checkpoint(path)
+        window = tensors.pop("window", None)  # of a state dict of ours
+        network = build(tensors, source)
+    if window is not None and (window.numel() != 1 or window.is_floating_point()):
+        raise WeightsError(f"{source}: its window is not a whole number")
+    given = metadata.get("window", None if window is None else int(window))
+    if not isinstance(network, Teacher) and given is not None:
         try:
-            network.window = metadata["window"]
+            network.window = given
         except ValueError as error:
             raise WeightsError(f"{source}: its metadata say: {error}") from error
     return network
@@ -164,7 +169,8 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
         widths = [_outputs(tensors, f"e{i}.gp.0.conv1.weight") for i in range(1, levels + 1)]
         head: Head = "gain" if _outputs(tensors, "post.0.weight") == 4 else "plain"
         try:
-            network = UStudent(widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
+            with torch.device("meta"):
+                network = UStudent(widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
         except ValueError as error:
             raise WeightsError(f"{source}: not a U-shaped student that famkern knows: {error}") from error
         what = f"a U-shaped student of widths {network.widths}, blocks {network.blocks}"
@@ -173,12 +179,14 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
         each = _count(tensors, "g1.gp.{}.conv1.weight", start=0)
         channels = _outputs(tensors, "pre.0.weight")
         try:
-            network = Student(channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
+            with torch.device("meta"):
+                network = Student(channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
         except ValueError as error:
             raise WeightsError(f"{source}: not a student that famkern knows: {error}") from error
         what = f"a student of {channels} channels, {count} groups, {each} blocks"
     elif "red.first_part.0.weight" in tensors:
-        network, what = Teacher(), "a x2 teacher"
+        with torch.device("meta"):
+            network, what = Teacher(), "a x2 teacher"
     else:
         found = ", ".join(list(tensors)[:3]) or "nothing"
         raise WeightsError(
@@ -202,7 +210,12 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
             raise WeightsError(f"{source}: {name} is not a dense floating-point tensor")
         if not bool(tensors[name].isfinite().all()):
             raise WeightsError(f"{source}: {name} holds NaN or infinity: this training diverged")
-    network.load_state_dict(tensors)
+    # Assigned, not copied into the parameters: these have the default dtype of the process, perhaps 16 bits.
+    own = {
+        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True).contiguous()
+        for name, tensor in tensors.items()
+    }
+    network.load_state_dict(own, assign=True)
     return network.eval()  # type: ignore[return-value]
 
 

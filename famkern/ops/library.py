@@ -40,6 +40,19 @@ def _load() -> str | None:
 _REASON = _load()
 
 
+def refuse_forward_mode(*tensors: torch.Tensor | None) -> None:
+    """Refuse tensors that carry a forward-mode derivative (torch.func.jvp), which the operators would silently drop.
+
+    Raises:
+        RuntimeError: if there is one.
+    """
+    for tensor in tensors:
+        if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                "famkern's operators have derivatives backwards only, not torch.func.jvp or other forward-mode ones"
+            )
+
+
 def why_not_compiled() -> str | None:
     """None where the compiled CPU kernels are in use, otherwise the reason why they are not."""
     return _REASON
@@ -85,9 +98,19 @@ def instruction_set() -> str:
     """
     if _REASON is not None:
         return "none"
-    query = ctypes.CDLL(str(COMPILED)).famkern_instruction_set
-    query.restype = ctypes.c_char_p
-    answer = query().decode()
+    answer = _text("famkern_instruction_set")
     if answer.startswith("FAMKERN_CPU_ISA"):  # the complaint about its value
         raise ValueError(answer)
     return answer
+
+
+def cpu_features() -> str:
+    """Vector extensions that this CPU has, of those that there are kernels for; needs the compiled kernels."""
+    return _text("famkern_cpu_features")
+
+
+def _text(function: str) -> str:
+    """What a function of _C.so without arguments says."""
+    query = getattr(ctypes.CDLL(str(COMPILED)), function)
+    query.restype = ctypes.c_char_p
+    return query().decode()

@@ -20,7 +20,7 @@ def block_stage(channels: int, dtype: torch.dtype, device: torch.device) -> floa
     maps, outputs = ([torch.zeros(1, ROWS, COLUMNS, C, dtype=dtype, device=device) for _ in "xz"] for _ in range(2))
 
     def weights(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, device=device)
+        return torch.zeros(shape, dtype=torch.float32, device=device)
 
     attention = weights(C // 8, C), weights(C // 8), weights(1, C // 8), weights(1)
     convolutions = weights(C, C, 3, 3), weights(C), weights(C, C, 3, 3), weights(C)
