@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format bench native cross emulate sanitize gpu-check build clean help
+.PHONY: demo test lint format fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -21,7 +21,10 @@ help:
 	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make gpu-check  on a machine with a GPU: build, test, sanitize and time the kernels for it"
+	@echo "make gpu-train  on a machine with a GPU: train the U-shaped student from one packed file of data"
+	@echo "make fuzz     read and write a hundred thousand mutated picture files"
 	@echo "make bench    compare speed with what a user would pick instead"
+	@echo "make wheel    the source distribution and the wheel, in dist"
 	@echo "make clean    remove the environment and everything built"
 
 demo: build
@@ -44,6 +47,11 @@ format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files $(SOURCES))
+
+# Mutated picture files; findings are kept in out/fuzz. Fewer: make fuzz COUNT=1000.
+COUNT := 100000
+fuzz: build
+	$(BIN)/python tests/images/fuzz.py --count $(COUNT)
 
 bench: build
 	$(BIN)/python -m pip install -q -e '.[bench]'
@@ -116,9 +124,44 @@ gpu-check:
 	done
 	$(PYTHON) benchmarks/bench_gpu.py
 
-# Compiled parts are brought up to date by ninja in well under a second where nothing changed.
+# A U-shaped student in full speed, with the Python (PYTHON=...) and torch that are installed; GPU_WHEELS, if it is there, is a
+# folder with wheels of what is missing. GPU_DATA is made by famkern.training.pack, see docs/training.md. Every call trains
+# for MINUTES and leaves a checkpoint in GPU_RUN, from which the next one goes on.
+GPU_FOLDER  := build/gpu-train
+GPU_DATA    ?= $(GPU_FOLDER)/data.zip
+GPU_WHEELS  ?= $(GPU_FOLDER)/wheels
+GPU_RUN     ?= $(GPU_FOLDER)/run
+GPU_DEVICE  ?= cuda
+MINUTES     ?= 8
+UNPACKED    := $(GPU_FOLDER)/data
+GPU_RECIPE  ?= --u 16,32,64:1,2,4,2,1 --phase 160x16@0.6 --phase 256x8@1 --steps 40000 --lr 2e-3 --loss psnr --precision bf16-mixed \
+    --depth $(UNPACKED)/nyu=0.95,reside --depth $(UNPACKED)/train_depth=0.05,reside
+GPU_OPTIONS ?= --compile --workers 14 --checkpoint-every 1000
+gpu-train:
+	@$(PYTHON) -c 'import torch, sys; sys.exit("$(GPU_DEVICE)" == "cuda" and not torch.cuda.is_available())' || \
+	    { echo "make gpu-train needs a CUDA device, and a PyTorch that sees it in $(PYTHON)"; exit 1; }
+	@test -e $(GPU_DATA) || { echo "$(GPU_DATA) is missing: docs/training.md says how it is made"; exit 1; }
+	@! test -d $(GPU_WHEELS) || $(PYTHON) -m pip install -q --no-index --no-deps $(GPU_WHEELS)/*.whl
+	$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@test $(UNPACKED) -nt $(GPU_DATA) || { rm -rf $(UNPACKED) && $(PYTHON) -m zipfile -e $(GPU_DATA) $(UNPACKED) && touch $(UNPACKED); }
+	$(PYTHON) -m famkern train student -o $(GPU_RUN) $$(test -e $(GPU_RUN)/recipe.json && echo --resume || echo '$(GPU_RECIPE)') \
+	    --device $(GPU_DEVICE) --minutes $(MINUTES) $(GPU_OPTIONS)
+
+# Compiled parts are brought up to date by ninja in well under a second where nothing changed. mypy does not know that
+# setup.py makes kernels/ and training/ parts of famkern: what it checks is a tree of links in which they are.
 build: $(VENV)/.installed
 	@$(BIN)/python setup.py -q build_ext --inplace
+	@rm -rf build/types && mkdir -p build/types/famkern && cd build/types/famkern && \
+	    ln -s ../../../famkern/* ../../../kernels ../../../training .
+
+# The source distribution and the wheel. The wheel is for every Python, and for every Linux that has what it needs.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	FAMKERN_REQUIRE_EXT=1 $(BIN)/python -m build --no-isolation
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel -q repair --only-plat --exclude 'libtorch*.so' --exclude libc10.so \
+	    -w dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	@ls dist/*
 
 $(VENV)/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

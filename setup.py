@@ -1,9 +1,7 @@
-"""Builds famkern's compiled parts with ninja; everything else about the package is in pyproject.toml.
+"""Builds famkern's compiled part with ninja; everything else about the package is in pyproject.toml.
 
-Two libraries come out of csrc/, both beside the Python package:
-
-    famkern/_cpu.*.so   pybind11, knows no torch: what is not an operator (CPU feature detection)
-    famkern/_C.so       the operators, registered through LibTorch's stable ABI (torch >= 2.10), no Python symbols
+One library comes out of csrc/, beside the Python package: famkern/_C.so, the operators, registered through LibTorch's
+stable ABI (torch >= 2.10). It holds no symbols of Python's, so one wheel serves every Python.
 
 Kernels in csrc/cpu/kernels are compiled once per instruction set and chosen at run time, so a build made on one
 machine runs on any other of its architecture.
@@ -11,7 +9,8 @@ machine runs on any other of its architecture.
 The kernels in CUDA C++ join _C.so where torch has CUDA and nvcc is there; if nvcc fails, Triton has their work.
 
     FAMKERN_CUDA=1|0        with or without them, whatever torch has; with 1 it is an error if nvcc is missing or fails
-    FAMKERN_REQUIRE_EXT=1   a missing compiler or torch is an error (default: a warning, and a pure-Python install)
+    FAMKERN_REQUIRE_EXT=1   it is an error if a compiler or torch is missing or compiling fails (default: a warning, and an
+                            install in pure Python, which works on PyTorch's operators)
     CXX                     the C++ compiler (default g++)
 """
 
@@ -24,10 +23,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import ExecError
 
@@ -82,26 +81,27 @@ def installed_torch() -> Path | None:
 
 
 class NinjaBuild(build_ext):
-    """Writes one build.ninja for all extensions and lets ninja do the parallel, incremental work."""
+    """Writes a build.ninja for the one extension and lets ninja do the parallel, incremental work."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        *package, name = fullname.split(".")  # setuptools asks both for "famkern._C" and for "_C"
-        if name == "_C":  # loaded by torch, not by the import system: no Python tag
-            return os.path.join(*package, "_C.so")
-        return super().get_ext_filename(fullname)
+        return os.path.join(*fullname.split(".")) + ".so"  # loaded by torch, not by the import system: no Python tag
 
     def build_extensions(self) -> None:
         compiler = os.environ.get("CXX", "g++")
         torch = installed_torch()
-        if shutil.which(compiler) is None:
-            self.leave_out("famkern._C", f"its kernels: there is no C++ compiler ({compiler})")
-            self.leave_out("famkern._cpu")
+        if platform.system() != "Linux":
+            self.leave_out(f"they are written for Linux, and this is {platform.system()}")
+        elif shutil.which(compiler) is None:
+            self.leave_out(f"there is no C++ compiler ({compiler})")
         elif torch is None:
-            self.leave_out("famkern._C", "its kernels: there is no torch >= 2.10 to build against")
-        elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-            self.leave_out("famkern._cpu")  # Python's headers are a package of their own; the kernels do without them
-        if not self.extensions:
-            return
+            self.leave_out("there is no torch >= 2.10 to build against")
+        else:
+            try:
+                self.build_with_or_without_cuda(compiler, torch)
+            except ExecError:
+                self.leave_out(f"{compiler} fails, see above")
+
+    def build_with_or_without_cuda(self, compiler: str, torch: Path) -> None:
         nvcc = cuda_compiler(torch)
         try:
             self.build(compiler, torch, nvcc)
@@ -112,21 +112,27 @@ class NinjaBuild(build_ext):
             self.warn(f"famkern installs without its kernels in CUDA C++: {nvcc} fails, see above. It uses Triton.")
             self.build(compiler, torch, None)
 
-    def build(self, compiler: str, torch: Path | None, nvcc: Path | None) -> None:
-        """Have ninja bring all extensions up to date."""
+    def build(self, compiler: str, torch: Path, nvcc: Path | None) -> None:
+        """Have ninja bring the extension up to date."""
         # One folder for every kind of build, so that none compiles what another has compiled already.
         build = ROOT / "build" / "ninja"
         build.mkdir(parents=True, exist_ok=True)
-        (build / "build.ninja").write_text(self.recipe(self.extensions, compiler, torch, nvcc))
+        (build / "build.ninja").write_text(self.recipe(self.extensions[0], compiler, torch, nvcc))
         self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
 
-    def leave_out(self, name: str, what: str | None = None) -> None:
-        """Do not build an extension; say so, or refuse to go on, if that makes a difference to the user."""
-        if what and os.environ.get("FAMKERN_REQUIRE_EXT") == "1":
-            raise SystemExit(f"famkern cannot build {what} (FAMKERN_REQUIRE_EXT=1 makes that an error)")
-        if what:
-            self.warn(f"famkern installs without {what}. It works on PyTorch's operators, slower.")
-        self.extensions[:] = [ext for ext in self.extensions if ext.name != name]
+    def leave_out(self, reason: str) -> None:
+        """Install without the kernels and say why, or refuse to go on."""
+        if os.environ.get("FAMKERN_REQUIRE_EXT") == "1":
+            raise SystemExit(f"famkern cannot build its kernels: {reason} (FAMKERN_REQUIRE_EXT=1 makes that an error)")
+        self.warn(f"famkern installs without its kernels: {reason}. It works on PyTorch's operators, slower.")
+        for ext in self.extensions:  # what an earlier build left would become part of the package
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        self.extensions.clear()
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        if not self.extensions:  # likewise
+            (ROOT / "famkern" / "_C.so").unlink(missing_ok=True)
 
     @staticmethod
     def ninja() -> str:
@@ -134,11 +140,9 @@ class NinjaBuild(build_ext):
 
         return str(Path(ninja.BIN_DIR) / "ninja")
 
-    def recipe(self, targets: list[Extension], compiler: str, torch: Path | None, nvcc: Path | None) -> str:
+    def recipe(self, target: Extension, compiler: str, torch: Path, nvcc: Path | None) -> str:
         """The text of build.ninja."""
-        import pybind11
-
-        flags = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fopenmp -ffp-contract=off -Wall -Wextra -DNDEBUG"
+        flags = "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -DNDEBUG"
         flags += f" {os.environ.get('CXXFLAGS', '')}"
         lines = [
             "ninja_required_version = 1.5",
@@ -150,22 +154,19 @@ class NinjaBuild(build_ext):
             "  deps = gcc",
             "  description = compile $in $isa",
             "rule link",
-            f"  command = $cxx -shared -fopenmp $in -o $out $libs {os.environ.get('LDFLAGS', '')}",
+            f"  command = $cxx -shared $in -o $out $libs {os.environ.get('LDFLAGS', '')}",
             "  description = link $out",
         ]
-        kernels = []
+        objects = []
         for isa, isa_flags in INSTRUCTION_SETS.items():
             for source in sorted((CSRC / "cpu/kernels").glob("*.cpp")):
                 obj = f"{source.stem}.{isa}.o"
-                kernels.append(obj)
+                objects.append(obj)
                 lines += [
                     f"build {obj}: compile {escape(source)}",
                     f"  extra = {' '.join(isa_flags)} -DFAMKERN_ISA={isa} -DFAMKERN_ISA_{isa.upper()}",
                     f"  isa = for {isa}",
                 ]
-        python = " ".join(
-            f"-isystem {shlex.quote(path)}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
-        )
         if nvcc:
             arches = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in GPUS]
             arches.append("-gencode=arch=compute_90,code=compute_90")
@@ -179,34 +180,35 @@ class NinjaBuild(build_ext):
             ]
             for source in sorted((CSRC / "cuda").glob("*.cu")):
                 lines.append(f"build {source.stem}.cuda.o: cuda {escape(source)}")
-                kernels.append(f"{source.stem}.cuda.o")
+                objects.append(f"{source.stem}.cuda.o")
         stable = f"-isystem {shlex.quote(f'{torch}/include')} -DTORCH_TARGET_VERSION={TORCH_ABI}"
         stable += " -DFAMKERN_CUDA" if nvcc else ""
-        for ext in targets:
-            objects = list(kernels) if ext.name == "famkern._C" else []
-            for source in ext.sources:
-                obj = f"{ext.name}.{Path(source).stem}.o"
-                objects.append(obj)
-                lines += [
-                    f"build {obj}: compile {escape(ROOT / source)}",
-                    f"  extra = {stable if ext.name == 'famkern._C' else python}",
-                ]
-            out = Path(self.get_ext_fullpath(ext.name)).resolve()
-            out.parent.mkdir(parents=True, exist_ok=True)
-            libs = (
-                f"-L{shlex.quote(f'{torch}/lib')} -Wl,--no-as-needed -ltorch_cpu -lc10"
-                if ext.name == "famkern._C"
-                else ""
-            )
-            if nvcc and ext.name == "famkern._C":
-                libs += f" -L{shlex.quote(str(nvcc.resolve().parents[1] / 'lib64'))} -lcudart_static -lrt -ldl"
-            lines += [f"build {escape(out)}: link {' '.join(objects)}", f"  libs = {libs}"]
+        for source in target.sources:
+            obj = f"{target.name}.{Path(source).stem}.o"
+            objects.append(obj)
+            lines += [f"build {obj}: compile {escape(ROOT / source)}", f"  extra = {stable}"]
+        out = Path(self.get_ext_fullpath(target.name)).resolve()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # -lgcc, before the compiler adds its own libraries: helpers of newer compilers, such as conversions of float16,
+        # come from the static half of its library, since the shared half of older systems lacks them.
+        libs = f"-L{shlex.quote(f'{torch}/lib')} -Wl,--no-as-needed -ltorch_cpu -lc10 -Wl,--as-needed -lgcc"
+        if nvcc:
+            libs += f" -L{shlex.quote(str(nvcc.resolve().parents[1] / 'lib64'))} -lcudart_static -lrt -ldl"
+        lines += [f"build {escape(out)}: link {' '.join(objects)}", f"  libs = {libs}"]
         return "\n".join(lines) + "\n"
 
 
 def escape(path: Path) -> str:
     """A path as ninja reads it."""
     return re.sub(r"([$ :])", r"$\1", str(path))
+
+
+class Wheel(bdist_wheel):
+    """A wheel for every Python: of this platform with the kernels, of any without them."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        self.root_is_pure = not self.distribution.ext_modules
+        return "py3", "none", super().get_tag()[2]
 
 
 FOLDERS = {"famkern": "famkern", "famkern.kernels": "kernels", "famkern.training": "training"}
@@ -216,13 +218,7 @@ setup(
         name + ("." + sub if sub else "") for name, folder in FOLDERS.items() for sub in ("", *find_packages(folder))
     ],
     package_dir=FOLDERS,
-    package_data={"famkern.models": ["weights/*"]},
-    ext_modules=[
-        Extension("famkern._cpu", ["csrc/cpu/features.cpp"]),
-        Extension(
-            "famkern._C",
-            ["csrc/affinity_gpu.cpp", "csrc/convolutions.cpp", "csrc/ops.cpp", "csrc/scale.cpp", "csrc/stages.cpp"],
-        ),
-    ],
-    cmdclass={"build_ext": NinjaBuild},
+    package_data={"famkern": ["py.typed"], "famkern.models": ["weights/*"]},
+    ext_modules=[Extension("famkern._C", sorted(str(path.relative_to(ROOT)) for path in CSRC.glob("*.cpp")))],
+    cmdclass={"build_ext": NinjaBuild, "bdist_wheel": Wheel},
 )

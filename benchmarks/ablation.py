@@ -27,7 +27,7 @@ PAPER_WEIGHT = "0.25"
 def train(folder: Path, *options: str) -> float:
     """Mean PSNR on the validation pairs of a training of these options."""
     resume = ["--resume"] if (folder / "recipe.json").exists() else []
-    command = [sys.executable, "-m", "famkern.cli", "train", "student", "-o", str(folder), *options, *resume]
+    command = [sys.executable, "-m", "famkern", "train", "student", "-o", str(folder), *options, *resume]
     subprocess.run(command, check=True)
     pairs = find_pairs(arguments.val)
     return evaluation.mean(list(evaluation.evaluate(Dehazer(str(folder / "student.safetensors")), pairs))).psnr

@@ -11,13 +11,13 @@ than SLOW seconds runs once after its warm-up.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
+import types
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -200,45 +200,39 @@ def stages(height: int, width: int) -> None:
     """Print the time of each kind of stage, and its share of the machine's peak."""
     torch.set_num_threads(THREADS)
     network = famkern.models.load("student")
-    numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
     cpu, spent, count = torch.device("cpu"), defaultdict(list), defaultdict(int)
     tensors = fold_norm(dict(network.state_dict()))
-    line = engine.lower(tensors, **numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=torch.float32, device=cpu)
-
-    def timed(stage: engine.Stage) -> engine.Stage:
-        name = stage.operator.__name__
-        count[name] += 1
-
-        def operator(*arguments):
-            start = time.perf_counter()
-            stage.operator(*arguments)
-            spent[name][-1] += time.perf_counter() - start
-
-        return dataclasses.replace(stage, operator=operator)
+    where = {"dtype": torch.float32, "maps": torch.float32, "device": cpu}
+    line = engine.lower(tensors, mean=IMAGE_MEAN, std=IMAGE_STD, **where)
+    for stage in line.stages:
+        count[stage.kind] += 1
 
     from famkern.ops import route
+    from famkern.ops import stage as ops
+
+    def timed(kind: str, *arguments) -> None:
+        start = time.perf_counter()
+        ops.stage(kind, *arguments)
+        spent[kind][-1] += time.perf_counter() - start
 
     way = route.choose(cpu, network.channels, torch.float32)
-    line = [timed(stage) for stage in line]
     plan = engine.make_plan(
         line,
         height,
         width,
-        network.channels,
-        dtype=torch.float32,
         tile=way.tile,
         memory=None,
         available=1 << 40,
         band_pixels=way.band_pixels,
         workspace=way.workspace_bytes,
     )
-    image, whole = torch.rand(height, width, 3), []
+    image, nowhere, whole = torch.rand(height, width, 3), types.SimpleNamespace(write=lambda *_: None), []
     for _ in range(ROUNDS):
         for name in count:
             spent[name].append(0.0)
         start = time.perf_counter()
         with torch.inference_mode():
-            engine.run(line, plan, engine.Pixels(image), lambda *_: None, cpu)
+            engine.run(plan, engine.Pixels(image), nowhere, cpu, operator=timed)
         whole.append(time.perf_counter() - start)
     square = 4096
     a = torch.rand(square, square)
@@ -249,11 +243,11 @@ def stages(height: int, width: int) -> None:
     pixels = height * width
     # Convolutions in tiles (36 multiplications for 16 outputs), direct taps, maps that are read or written.
     work = {
-        "head_stage": (2, 27, 2),
-        "block_stage": (2, 0, 4),
-        "group_stage": (3, 0, 5),
-        "last_group_stage": (1, 0, 4),
-        "tail_stage": (2, 0, 3),
+        "head": (2, 27, 2),
+        "block": (2, 0, 4),
+        "group": (3, 0, 5),
+        "last_group": (1, 0, 4),
+        "tail": (2, 0, 3),
     }
     for name, times in spent.items():
         convolutions, taps, maps = work[name]
@@ -261,7 +255,7 @@ def stages(height: int, width: int) -> None:
         multiplied = 2 * pixels * network.channels * (convolutions * network.channels * 36 / 16 + taps)
         moved = maps * pixels * network.channels * 4
         print(
-            f"    {count[name]:2} x {name:17} {1e3 * each:8.2f} ms each   {100 * multiplied / each / flops:5.1f} % of peak "
+            f"    {count[name]:2} x {name:11} {1e3 * each:8.2f} ms each   {100 * multiplied / each / flops:5.1f} % of peak "
             f"in products alone   {100 * moved / 2 / each / copy:5.1f} % of copy bandwidth"
         )
     print(f"    whole {1e3 * statistics.median(whole):.1f} ms, outside the stages "

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import platform
 import shutil
 import subprocess
 import sys
+import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +35,7 @@ from famkern import engine
 from famkern.engine import traffic
 from famkern.models.student import IMAGE_MEAN, IMAGE_STD, fold_norm, normalise
 from famkern.ops import route
+from famkern.ops import stage as ops
 
 SIZES = (FOURK, (1080, 1920))
 ODD = (131, 257)
@@ -205,39 +206,34 @@ def copy_bandwidth(rounds: int) -> float:
 def stages(name: str, size: tuple[int, int], rounds: int) -> list[StageTime]:
     """Of each kind of stage, in whole runs of the line on one band."""
     network, device, events = famkern.models.load("student"), torch.device("cuda", 0), defaultdict(list)
-    numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
     tensors = fold_norm(dict(network.state_dict()))
     tiling = traffic.CUDA if name == OURS[0] else traffic.TRITON
 
-    def with_events(stage: engine.Stage) -> engine.Stage:
-        def operator(*arguments: object) -> None:
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            stage.operator(*arguments)
-            stop.record()
-            events[stage.operator.__name__].append((start, stop))
+    def with_events(kind: str, *arguments: object) -> None:
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        ops.stage(kind, *arguments)
+        stop.record()
+        events[kind].append((start, stop))
 
-        return dataclasses.replace(stage, operator=operator)
-
-    line = engine.lower(tensors, **numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=torch.float32, device=device)
-    plan = engine.make_plan(
-        line, *size, 16, dtype=torch.float16, tile=1, memory=None, available=1 << 40, band=size[0]
-    )  # fmt: skip
+    where = {"dtype": torch.float32, "maps": torch.float16, "device": device}
+    line = engine.lower(tensors, mean=IMAGE_MEAN, std=IMAGE_STD, **where)
+    plan = engine.make_plan(line, *size, tile=1, memory=None, available=1 << 40, band=size[0])
+    nowhere = types.SimpleNamespace(write=lambda *_: None)
     images = [picture[0].permute(1, 2, 0) for picture in pictures(size)]
-    wrapped = [with_events(stage) for stage in line]
     with kernels(name):
         for turn in range(3 + rounds):
             if turn == 3:  # warm
                 events.clear()
             torch.cuda._sleep(1 << 26)  # so that the host is ahead, and no launch is waited for
-            engine.run(wrapped, plan, engine.Pixels(images[turn % PICTURES]), lambda *_: None, device)
+            engine.run(plan, engine.Pixels(images[turn % PICTURES]), nowhere, device, operator=with_events)
     torch.cuda.synchronize()
-    moved = {s.operator.__name__: traffic.stage_traffic(s, 16, torch.float16, tiling).total for s in line}
+    moved = {s.kind: traffic.stage_traffic(line, s, tiling).total for s in line.stages}
     return [
         StageTime(
             name,
-            kind.removesuffix("_stage").replace("_", " "),
-            sum(stage.operator.__name__ == kind for stage in line),
+            kind.replace("_", " "),
+            sum(stage.kind == kind for stage in line.stages),
             Times(tuple(start.elapsed_time(stop) for start, stop in of)),
             moved[kind] * size[0] * size[1],
         )

@@ -219,15 +219,3 @@ STABLE_TORCH_LIBRARY_IMPL(famkern, CPU, m) {
     m.impl("affinity_l1", TORCH_BOX(&famkern::affinity_l1));
     m.impl("affinity_l1_backward", TORCH_BOX(&famkern::affinity_l1_backward));
 }
-
-// For Python's ctypes: the name of the instruction set in use, or a complaint about FAMKERN_CPU_ISA.
-extern "C" __attribute__((visibility("default"))) const char* famkern_instruction_set() {
-    static const std::string answer = [] {
-        try {
-            return std::string(famkern::kInstructionSetNames[int(famkern::instruction_set())]);
-        } catch (const std::runtime_error& error) {
-            return std::string(error.what());
-        }
-    }();
-    return answer.c_str();
-}

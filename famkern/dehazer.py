@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
-import numbers
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import engine, models
-from .models import windows
+from . import engine, models, pil, threads
+from .models import ordinary, windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
+from .numeric import is_real, is_whole
 from .ops import gpu, reduced, route
+from .ops.kinds import KINDS
 
 logger = logging.getLogger("famkern")
 
@@ -28,18 +28,18 @@ T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_THREADS = 1024
 SCALE = 1  # unless another is asked for
-PIL_MODES = ("RGB", "RGBA", "L", "LA")
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
 
 
 class Dehazer:
     """A dehazing network ready to run: packs its weights once, then takes any number of pictures.
 
-    Instances may be called from several threads at once.
+    Instances may be called from several threads at once, copied, pickled and sent to other processes. Inside torch.compile
+    a call is left out of the graph.
 
     Args:
-        model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, or a `Student`.
-        strength: 0 returns the input, 1 the network's output, values between them the blend of both.
+        model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, a `Student` or `UStudent`.
+        strength: 0 returns the input, 1 the network's output, values between them the blend of both. Above 1, up to 2, the
+            change goes on as far as that in the same direction, ending at black and white.
         device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.
         dtype: precision of the network's maps: torch.float32, float16, bfloat16 or float64. Arithmetic is in float32, or
             float64 for float64. None for float32 on the CPU and float16 on CUDA.
@@ -48,8 +48,8 @@ class Dehazer:
             memory if they fit half of what is available; a GPU keeps that of the last few picture sizes, and their runs
             as CUDA graphs.
         threads: CPU threads; None for PyTorch's setting.
-        window: channel attention sees means over windows of so many rows and columns, a multiple of 16; 0: over the whole
-            picture. None: as the weights were made for, see `Student.window`.
+        window: channel attention sees means over windows of so many rows and columns, a multiple of 16 at the network's
+            coarsest scale too; 0: over the whole picture. None: as the weights were made for, see `Student.window`.
         scale: 1: the network sees every pixel. 2 to 8: it sees the picture reduced by that, and what it makes of it is
             carried over to every pixel by a local affine map of colours. "auto": by as much as brings the longer side near
             the length that the weights are best at, `Student.scale_side`; 1 for weights that do not say. `window` counts
@@ -72,9 +72,9 @@ class Dehazer:
         window: int | None = None,
         scale: int | str = SCALE,
     ) -> None:
-        if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-            raise ValueError(f"strength is a number from 0 to 1, not {strength!r}")
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        if not is_real(strength) or not 0 <= strength <= 2:
+            raise ValueError(f"strength is a number from 0 to 2, not {strength!r}")
+        if threads is not None and not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
             raise ValueError(f"threads is a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(model, (str, os.PathLike, nn.Module)) or model == "":
             raise TypeError(f"model is a name, a path or a network of the student family, not {model!r}")
@@ -82,40 +82,79 @@ class Dehazer:
         self.device = _parse_device(device)
         self.dtype = _parse_dtype(dtype)
         self.memory = None if memory is None else engine.parse_bytes(memory)
-        self.threads = threads
+        self.threads = None if threads is None else int(threads)
         self.scale = _parse_scale(scale)
         network = model if isinstance(model, nn.Module) else models.load(model)
-        if not isinstance(network, models.Student):
+        if not isinstance(network, (models.Student, models.UStudent)):
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
-        self.window = network.window if window is None else windows.check(window or None)
+        ordinary.check(network)
+        self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(os.fspath(model))
+        levels = network.levels if isinstance(network, models.UStudent) else 1
+        self.window = network.window if window is None else windows.check(window or None, levels)
         self.scale_side: int | None = network.scale_side
         if self.scale == "auto" and self.scale_side is None:
             logger.info("scale is 1 for all pictures: the weights do not say at which length of side they are best")
-        self._numbers = {"channels": network.channels, "groups": network.groups, "blocks": network.blocks}
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
-        self._lines: dict[tuple[torch.dtype, torch.device], list[engine.Stage]] = {}
+        self._make_ready()
+
+    def _make_ready(self) -> None:
+        """Get what belongs to this process: lines of stages on its devices, CUDA graphs, a lock."""
+        self._lines: dict[tuple[torch.dtype, torch.device], engine.Line] = {}
         self._graphs = engine.Graphs()
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lines", "_graphs", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_ready()
+
+    def __copy__(self) -> Dehazer:
+        """One that shares the packed weights."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __repr__(self) -> str:
+        options = {
+            "strength": None if self.strength == 1 else f"{self.strength:g}",
+            "device": self.device,
+            "dtype": self.dtype and str(self.dtype).removeprefix("torch."),
+            "memory": self.memory and engine.format_bytes(self.memory),
+            "threads": self.threads,
+            "window": self.window,
+            "scale": None if self.scale == SCALE else self.scale,
+        }
+        given = (f"{name}={value}" for name, value in options.items() if value is not None)
+        return f"Dehazer({', '.join([self._model, *given])})"
 
     def __call__(self, image: T, *, progress: Callable[[float], None] | None = None) -> T:
         """Remove haze.
 
         Args:
             image: hazy RGB of any size: a torch tensor (3, H, W) or (B, 3, H, W), floating point in [0, 1] or uint8; a
-                NumPy array (H, W, 3), floating point in [0, 1], uint8 or uint16; a PIL image (RGB or grey, with or
-                without alpha, which stays as it is). Any strides. Pictures of a batch do not influence each other.
+                NumPy array (H, W, 3) or (B, H, W, 3), floating point in [0, 1], uint8 or uint16; a PIL image: RGB, grey
+                of 8 or 16 bits, or a palette, with or without transparency, which stays as it is. Any strides. Pictures
+                of a batch do not influence each other.
             progress: called with the finished fraction, which grows to 1.
 
         Returns:
-            The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even.
+            The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even. A palette
+            becomes RGB, and a transparent colour an alpha channel.
 
         Raises:
             TypeError, ValueError: for another kind, dtype or shape, and for values that are not finite or not in [0, 1].
             MemoryBoundError: (a ValueError) for a memory bound below the least possible one, which it states.
             OSError: if maps must go to disk and there is no room.
         """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._dehaze)(image, progress)
+        return self._dehaze(image, progress)
+
+    def _dehaze(self, image: Any, progress: Callable[[float], None] | None) -> Any:
         if isinstance(image, Image.Image):
             return self._dehaze_pil(image, progress)
         if isinstance(image, np.ndarray):
@@ -135,13 +174,13 @@ class Dehazer:
 
     def limited(self, memory: int | str | None) -> Dehazer:
         """The same, sharing the packed weights, with another bound on memory."""
-        other = copy.copy(self)
+        other = self.__copy__()
         other.memory = None if memory is None else engine.parse_bytes(memory)
         return other
 
     def least_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, with which a picture of this size can be dehazed, on the default device."""
-        with _threads(self.threads):  # each has memory to work in
+        with threads.use(self.threads):  # each has memory to work in
             try:
                 return self._plan(height, width, self._default_device(), memory=1).need
             except engine.MemoryBoundError as error:
@@ -164,38 +203,23 @@ class Dehazer:
     def _dehaze_array(self, image: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
         if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
             raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"a NumPy image has the shape (H, W, 3), not {image.shape}")
+        if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
+            raise ValueError(f"a NumPy image has the shape (H, W, 3) or (B, H, W, 3), not {image.shape}")
         result = np.empty(image.shape, dtype=image.dtype)
-        self._run(image, result, self._default_device(), progress)
+        pictures, results = (a[None] if a.ndim == 3 else a for a in (image, result))  # (B, H, W, 3)
+        for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
+            self._run(before, after, self._default_device(), _part(progress, index, len(pictures)))
         return result
 
     def _dehaze_pil(self, image: Image.Image, progress: Callable[[float], None] | None) -> Image.Image:
-        if image.mode not in PIL_MODES:
-            raise ValueError(
-                f"a PIL image has one of the modes {', '.join(PIL_MODES)}, not {image.mode}: use convert() first, "
-                "or a NumPy array for 16 bits"
-            )
-        if 0 in image.size:
-            raise ValueError(f"a PIL image has at least one pixel, not {image.width} x {image.height}")
-        grey = image.mode in ("L", "LA")
-        # A PIL image gives its pixels as a copy: before, after, and while it becomes an image again.
-        copies = 10 * image.width * image.height
+        picture = pil.split(image)
+        copies = pil.COPIED_BYTES * image.width * image.height
         dehazer = self if self.memory is None else self.limited(max(1, self.memory - copies))
         try:
-            pixels = dehazer._dehaze_array(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), progress)
+            pixels = dehazer._dehaze_array(picture.pixels, progress)
         except engine.MemoryBoundError as error:
             raise engine.MemoryBoundError(error.what, error.least + copies, error.bound + copies) from None
-        if grey:
-            luma = np.empty(pixels.shape[:2], dtype=np.uint8)
-            for before, after in zip(pixels, luma, strict=True):  # row by row: the products are floats
-                after[:] = np.rint(before @ LUMA)
-            pixels = luma
-        result = Image.fromarray(pixels)
-        if image.mode in ("RGBA", "LA"):
-            result.putalpha(image.getchannel("A"))
-        result.info = dict(image.info)
-        return result
+        return picture.join(pixels)
 
     def _default_device(self) -> torch.device:
         return self.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -218,7 +242,7 @@ class Dehazer:
             return
         device = _numbered(device)
         key = engine.key_of(before, device) if self.memory is None and progress is None else None
-        with torch.inference_mode(), _threads(self.threads), _full_precision(device), _no_autocast(device):
+        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
             if key and self._graphs.replay(key, before, after):  # type: ignore[arg-type]
                 return
             plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
@@ -242,22 +266,15 @@ class Dehazer:
         """Start the run on a GPU, and do it on a CPU; returns what must hold for it to be right."""
         source, sink, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
         source.check(checks)
-        _, precision = self._precision(device)
-        line = self._line(precision, device)
         if isinstance(plan, engine.ReducedPlan):
 
             def run_network(low: engine.Pixels, made: engine.Pixels, report: Callable[[float], None]) -> None:
-                engine.run(line, plan.network, low, made.write, device, report, checks)
+                engine.run(plan.network, low, made, device, report, checks)
 
             engine.run_reduced(plan, source, sink, run_network, self.strength, device, progress)
             return checks
-
-        def finish(start: int, stop: int, band: Tensor) -> None:
-            if self.strength < 1:
-                band = torch.lerp(source.read(start, stop, precision, device), band, self.strength)
-            sink.write(start, stop, band)
-
-        engine.run(line, plan, source, finish, device, progress, checks)
+        blend = sink if self.strength == 1 else Blend(source, sink, self.strength)
+        engine.run(plan, source, blend, device, progress, checks)
         return checks
 
     def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
@@ -282,14 +299,13 @@ class Dehazer:
         )
 
     def _network_plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.Plan:
-        dtype, compute = self._precision(device)
-        way = route.choose(device, self._numbers["channels"], compute)
+        line = self._line(device)
+        routes = {route.choose(device, channels, line.arithmetic, KINDS[kind]) for kind, channels in line.kinds}
+        way = route.join(routes)
         return engine.make_plan(
-            self._line(compute, device),
+            line,
             height,
             width,
-            self._numbers["channels"],
-            dtype=dtype,
             tile=way.tile,
             memory=memory,
             available=_available(device),
@@ -299,16 +315,29 @@ class Dehazer:
             workspace=way.workspace_bytes,
         )
 
-    def _line(self, dtype: torch.dtype, device: torch.device) -> list[engine.Stage]:
-        """The network for this precision and device; made at the first use."""
+    def _line(self, device: torch.device) -> engine.Line:
+        """The network on this device, in its precision there; made at the first use."""
+        maps, arithmetic = self._precision(device)
         with self._lock:
-            if (dtype, device) not in self._lines:
-                self._lines[dtype, device] = engine.lower(
-                    self._tensors, **self._numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=dtype, device=device
+            if (maps, device) not in self._lines:
+                self._lines[maps, device] = engine.lower(
+                    self._tensors, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=arithmetic, maps=maps, device=device
                 )
                 if device.type == "cuda":
                     torch.cuda.current_stream(device).synchronize()  # other threads' streams will read it
-            return self._lines[dtype, device]
+            return self._lines[maps, device]
+
+
+class Blend:
+    """Takes the network's output and hands on its blend with the picture: `strength` of the output."""
+
+    def __init__(self, source: engine.Source, sink: engine.Sink, strength: float) -> None:
+        self._source, self._sink, self._strength = source, sink, strength
+
+    def write(self, start: int, stop: int, band: Tensor) -> None:
+        """Take rows start..stop, (1, rows, W, 3)."""
+        before = self._source.read(start, stop, band.dtype, band.device)
+        self._sink.write(start, stop, torch.lerp(before, band, self._strength).clamp_(0, 1))
 
 
 def dehaze(
@@ -349,8 +378,7 @@ def _parse_device(device: str | torch.device | None) -> torch.device | None:
 
 
 def _parse_scale(scale: int | str) -> int | str:
-    whole = isinstance(scale, numbers.Integral) and not isinstance(scale, bool)
-    if whole and 1 <= scale <= reduced.MOST_SCALE:  # type: ignore[operator]
+    if is_whole(scale) and 1 <= scale <= reduced.MOST_SCALE:  # type: ignore[operator]
         return int(scale)
     if isinstance(scale, str) and scale == "auto":
         return scale
@@ -380,19 +408,6 @@ def _available(device: torch.device) -> int:
 def _part(progress: Callable[[float], None] | None, index: int, count: int) -> Callable[[float], None] | None:
     """Progress of picture number `index` among `count`, as progress of them all."""
     return progress and (lambda fraction: progress((index + fraction) / count))
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Run with this many CPU threads, then as before."""
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
 
 
 def _no_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -1,25 +1,28 @@
 """Compare the kernels with float64 on this machine: python -m famkern.selftest [cpu | cuda:0]
 
-Small networks of random weights, of every width and precision that has kernels, on pictures of odd sizes, whole and under a
-bound on memory, with means over the picture and over windows; and the feature affinity with its gradients. Errors may be
-twice those of PyTorch in the same precision. The last line says what is wrong, and the exit code 1 that something is.
+Small networks of both families, of random weights, every width and precision that has kernels, on pictures of odd sizes,
+whole and under a bound on memory, with means over the picture and over windows; and the feature affinity with its
+gradients. Errors may be twice those of PyTorch in the same precision. The last line says what is wrong, and the exit code
+1 that something is.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .dehazer import Dehazer
-from .models import Student
+from .models import Student, UStudent
 from .models.student import IMAGE_MEAN, IMAGE_STD, normalise
 from .ops import gpu, library
 from .ops.affinity import affinity_matrix, feature_affinity_loss, reference
+from .ops.kinds import KINDS
 from .ops.route import CHANNELS
 
 RUNS = 3  # of each picture: a GPU captures the second one as a graph, and replays the third
@@ -39,16 +42,16 @@ def check_networks(device: torch.device) -> None:
     Raises:
         Wrong: for a result that is too far from float64, or not always the same.
     """
-    for channels, dtype in product(CHANNELS, MAPS):
-        torch.manual_seed(channels)
-        model = Student(channels, 2, 2).eval()
+    for (what, make), dtype in product(_networks(device).items(), MAPS):
+        torch.manual_seed(0)
+        model = make().eval()
         for weights in (p for name, p in model.named_parameters() if "calayer" in name):
             weights.data *= 10  # so that a wrong mean shows
-        for size, window in (((1, 1), 0), ((37, 131), 0), ((37, 131), 32)):
-            name = f"{channels} channels, {dtype}, {size[1]} x {size[0]}" + f", window {window}" * (window > 0)
+        for size, window in (((1, 1), 0), ((37, 131), 0), ((37, 131), 64)):
+            name = f"{what}, {dtype}, {size[1]} x {size[0]}" + f", window {window}" * (window > 0)
             picture = _picture(*size)
             exact = Dehazer(model, device="cpu", dtype=torch.float64, window=window)(picture.double())
-            theirs = _pytorch(Student(channels, 2, 2, window=window or None), model, picture, device, dtype)
+            theirs = _pytorch(make(window=window or None), model, picture, device, dtype)
             dehazer, where = Dehazer(model, device=device, dtype=dtype, window=window), picture.to(device)
             first = dehazer(where)
             _compare(name, first, exact, theirs, ROUNDING + UNITS * torch.finfo(dtype).eps)
@@ -56,6 +59,16 @@ def check_networks(device: torch.device) -> None:
                 raise Wrong(f"{name}: repeated runs differ")
             if not torch.equal(first, dehazer.limited(dehazer.least_memory(*size))(where)):
                 raise Wrong(f"{name}: bands change the result")
+
+
+def _networks(device: torch.device) -> dict[str, Callable[..., nn.Module]]:
+    """Those whose stages all have kernels on this device."""
+    networks: dict[str, Callable[..., nn.Module]] = {
+        f"{channels} channels": functools.partial(Student, channels, 2, 2) for channels in CHANNELS
+    }
+    if all(("triton" if device.type == "cuda" else "compiled") in kind.kernels for kind in KINDS.values()):
+        networks["a U"] = functools.partial(UStudent, CHANNELS, (1, 1, 1, 2, 1))
+    return networks
 
 
 def check_affinity(device: torch.device) -> None:
@@ -88,7 +101,9 @@ def _picture(height: int, width: int) -> Tensor:
     return (mean + std * normalised).clamp(0, 1)
 
 
-def _pytorch(network: Student, weights: Student, picture: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _pytorch(
+    network: nn.Module, weights: nn.Module, picture: Tensor, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """What PyTorch makes of it, all in this precision."""
     network.load_state_dict(weights.state_dict())
     exactly = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

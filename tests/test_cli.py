@@ -1,5 +1,7 @@
 """The `famkern` command, as a person or a script meets it."""
 
+import io
+import json
 import os
 import pty
 import re
@@ -14,14 +16,34 @@ import torch
 from PIL import Image
 
 from famkern import cli
+from famkern.cli.info import info
 
-FAMKERN = [sys.executable, "-m", "famkern.cli"]
+FAMKERN = [sys.executable, "-m", "famkern"]
 
 
-def famkern(*arguments, cwd=None):
-    result = subprocess.run([*FAMKERN, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
-    result.stderr = without_notice(result.stderr)
+def famkern(*arguments, cwd=None, **settings):
+    command = [*FAMKERN, *map(str, arguments)]
+    settings = {"text": True} | settings
+    result = subprocess.run(command, capture_output=True, cwd=cwd, check=False, **settings)
+    if settings["text"]:
+        result.stderr = without_notice(result.stderr)
     return result
+
+
+@pytest.fixture
+def command(capsysbinary, monkeypatch):
+    """The same in this process, for what does not depend on one of its own; with the content of standard input."""
+
+    def run(*arguments, stdin=b"", cwd=None):
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as end:
+            cli.app([str(argument) for argument in arguments])
+        out, err = capsysbinary.readouterr()
+        return subprocess.CompletedProcess(arguments, end.value.code or 0, out, without_notice(err.decode()))
+
+    return run
 
 
 def without_notice(stderr):
@@ -44,8 +66,9 @@ def test_dehaze_is_quiet_in_a_pipe(picture, tmp_path):
 
 def test_every_option_is_taken(picture, tmp_path):
     options = "--model student --strength 0.5 --device cpu --dtype float16 --memory 512MiB --threads 1 --overwrite"
-    options += " --recursive --format jpg --quality 80 --suffix _x --compare --max-pixels 5000"
-    result = famkern("dehaze", picture, "-o", tmp_path / "out", *options.split())
+    options += " --recursive --format jpg --quality 80 --suffix _x --compare --max-pixels 5000 --keep-time --quiet"
+    Image.new("L", (40, 30), 200).save(tmp_path / "mask.png")
+    result = famkern("dehaze", picture, "-o", tmp_path / "out", *options.split(), "--mask", tmp_path / "mask.png")
     assert (result.returncode, result.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path / "out")) == ["hazy_x-compare.jpg", "hazy_x.jpg"]
 
@@ -74,11 +97,134 @@ def test_a_failed_file_gives_1_and_the_others_are_done(picture, tmp_path):
     assert os.listdir(tmp_path / "out") == ["hazy.png"]
 
 
+def test_what_is_skipped_is_told_and_there_already_is_no_news(tmp_path, command):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for name in ("b.gif", "c.mov", "._a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    told = "famkern: skipped: 2 of a format that is not read (1 .gif, 1 .mov)\n"
+    for _ in range(2):
+        result = command("dehaze", tmp_path, "-o", tmp_path / "out")
+        assert (result.returncode, result.stderr, result.stdout) == (0, told, b"")
+    assert os.listdir(tmp_path / "out") == ["a.png"]
+    (line,) = command("dehaze", ".", "-o", tmp_path / "out", cwd=tmp_path / "out").stderr.splitlines()
+    assert "is itself" in line
+
+
+def test_the_output_folder_may_lie_above_the_inputs(tmp_path, command):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos/a.png")
+    for inputs in ("photos", "photos/*.png"):
+        result = command("dehaze", inputs, "-o", ".", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        (tmp_path / "a.png").unlink()
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(picture, tmp_path, command):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "b.gif").touch()
+    Image.new("RGBA", (9, 9)).save(tmp_path / "clear.png")
+    before = sorted(os.listdir(tmp_path))
+    result = command("dehaze", ".", "-o", "out", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stdout.decode().splitlines() == [
+        "b.gif: skipped, of a format that is not read",
+        "clear.png -> out/clear.png",
+        "hazy.png -> out/hazy.png",
+    ]
+    assert result.stderr.startswith("famkern: bad.jpg: is not a JPEG")
+    result = command("dehaze", "clear.png", "-o", "out", "--format", "jpg", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "JPEG holds no transparency" in result.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_json_is_a_line_a_file(picture, tmp_path, command):
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/\xffline\n.png")
+    Image.new("RGB", (9, 9)).save(strange)
+    (tmp_path / "bad.jpg").touch()
+    (tmp_path / "c.gif").touch()
+    result = command("dehaze", tmp_path, "-o", tmp_path / "out", "--json")
+    told = {os.path.basename(line["source"]): line for line in map(json.loads, result.stdout.decode().splitlines())}
+    assert {name: line["status"] for name, line in told.items()} == {
+        "hazy.png": "done", os.path.basename(strange): "done", "bad.jpg": "failed", "c.gif": "skipped",
+    }  # fmt: skip
+    assert told["hazy.png"]["target"] == str(tmp_path / "out/hazy.png")
+    assert "is empty" in told["bad.jpg"]["reason"]
+    assert os.path.exists(told[os.path.basename(strange)]["target"])
+    again = command("dehaze", picture, "-o", tmp_path / "out", "--json", "--dry-run")
+    assert json.loads(again.stdout)["reason"] == "there already"
+
+
+def test_quiet_tells_failures_only(picture, tmp_path, command):
+    (tmp_path / "bad.jpg").touch()
+    (tmp_path / "c.gif").touch()
+    result = command("dehaze", tmp_path, "-o", tmp_path / "out", "--quiet")
+    assert (result.returncode, result.stdout) == (1, b"")
+    (line,) = result.stderr.splitlines()
+    assert "bad.jpg" in line
+
+
+def test_names_of_any_bytes_are_told_with_escapes(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/a\x1b[31m\n\xff.png")
+    open(name, "w").close()
+    for environment in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        result = famkern("dehaze", name, "-o", tmp_path / "out", env=os.environ | environment)
+        assert result.returncode == 1
+        assert result.stderr == f"famkern: {tmp_path}/a\\x1b[31m\\n\\xff.png: is empty; get another copy of the file\n"
+
+
+class TestStreams:
+    def test_from_and_to(self, picture, tmp_path):
+        expected = famkern("dehaze", picture, "-o", "-", text=False).stdout
+        result = famkern("dehaze", "-", "-o", tmp_path / "clear.png", input=picture.read_bytes(), text=False)
+        assert (result.returncode, result.stdout) == (0, b"")
+        assert (tmp_path / "clear.png").read_bytes() == expected
+
+    def test_the_format_is_the_input_s_unless_it_is_given(self, picture, command):
+        stdin = picture.read_bytes()
+        png = command("dehaze", "-", "-o", "-", "--strength", "0", stdin=stdin)
+        jpeg = command("dehaze", "-", "-o", "-", "--strength", "0", "--format", "jpg", stdin=stdin)
+        assert (png.returncode, jpeg.returncode, png.stderr, jpeg.stderr) == (0, 0, "", "")
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.stdout))), np.asarray(Image.open(picture)))
+        assert Image.open(io.BytesIO(jpeg.stdout)).format == "JPEG"
+
+    @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+    def test_damage_is_one_line_that_names_the_stream(self, command, content):
+        result = command("dehaze", "-", "-o", "-", stdin=content)
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert result.stderr.startswith("famkern: standard input: ")
+        assert result.stderr.count("\n") == 1
+
+    def test_wrong_usage(self, picture, tmp_path, command):
+        for arguments in (("-", picture, "-o", tmp_path), (tmp_path, "-o", "-"), (picture, "-o", "-", "--json")):
+            result = command("dehaze", *arguments)
+            assert (result.returncode, result.stdout) == (2, b"")
+            assert result.stderr.startswith("famkern: - (standard ")
+
+
+@pytest.mark.parametrize("moment", ["batch.plan_jobs", "dehazer.Dehazer.__init__", "batch.dehaze_files"])
+def test_an_interrupt_before_the_first_picture_is_one_line(picture, tmp_path, moment):
+    program = f"""if True:
+        import os, signal, sys, time
+        from famkern import batch, cli, dehazer
+        def interrupted(*args, **kwargs):
+            signal.raise_signal(signal.SIGINT)
+        sys.argv = ["famkern", "dehaze", {str(picture)!r}, "-o", {str(tmp_path / "out")!r}]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        {moment} = interrupted
+        cli.main()
+    """
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 130
+    assert without_notice(result.stderr) == "famkern: interrupted\n"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         [],
-        ["--strength", "2"],
+        ["--strength", "2.1"],
+        ["--mask", "no-such-mask.png"],
         ["--memory", "lots"],
         ["--device", "tpu"],
         ["--dtype", "int8"],
@@ -195,7 +341,7 @@ def test_info_says_what_each_gpu_runs_and_why(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU number {index}")
-    cli.info()
+    info()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda:")]
     why = "PyTorch's operators: FAMKERN_GPU=0 asks for it"
     assert lines == [f"cuda:{index}       GPU number {index}, {why}" for index in range(2)]
@@ -206,7 +352,7 @@ def test_info_refuses_a_setting_that_is_none_in_a_line(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(cli.typer.Exit):
-        cli.info()
+        info()
     assert "FAMKERN_GPU=yes: 1 to use" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import famkern
-from famkern.models import Student, Teacher
+from famkern.models import Student, Teacher, UStudent
 from famkern.models.student import normalise
 
 
@@ -71,6 +71,19 @@ def test_an_array_comes_back_as_it_was_given(dehazer, student, dtype):
     expected = network(student, tensor[None])[0].permute(1, 2, 0).numpy()
     tolerance = 1 if scale > 1 else max(1e-5, np.finfo(dtype).eps)
     assert np.abs(result.astype(np.float64) - scale * expected.astype(np.float64)).max() <= tolerance
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 257), (3, 5), (7, 4), (61, 47)])
+def test_a_u_shaped_student_is_a_network_too(size):
+    student = UStudent((16, 32, 64), (1, 2, 1, 1, 1)).eval()
+    images = torch.rand(3, 3, *size)
+    dehazer = famkern.Dehazer(student)
+    result = dehazer(images)
+    assert (result - network(student, images)).abs().max() < 1e-5
+    assert torch.equal(result, dehazer.limited(dehazer.least_memory(*size))(images))
+    assert torch.equal(result, famkern.Dehazer(student, threads=1)(images))
+    with pytest.raises(ValueError, match="a multiple of 64"):
+        famkern.Dehazer(student, window=32)
 
 
 def test_integers_are_rounded_half_to_even():
@@ -162,9 +175,23 @@ def test_strength_blends(student, kind):
     assert (half.double() - (image.double() + full.double()) / 2).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("strength", [1.25, 2])
+@pytest.mark.parametrize("bound", [None, "64MiB"])
+def test_strength_above_1_goes_on_from_the_clamped_output(student, strength, bound):
+    image = torch.rand(3, 61, 67)
+    full = famkern.Dehazer(student, strength=1)(image)
+    more = famkern.Dehazer(student, strength=strength, memory=bound)(image)
+    assert torch.allclose(more, (image + strength * (full - image)).clamp(0, 1), atol=1e-6)
+    assert (more != full).any()
+    eight = (image * 255).to(torch.uint8)
+    full = famkern.Dehazer(student, strength=1)(eight / 255)
+    expected = (eight / 255 + strength * (full - eight / 255)).clamp(0, 1) * 255
+    assert (famkern.Dehazer(student, strength=strength)(eight) - expected).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
 def test_strength_out_of_range_is_refused(student, strength):
-    with pytest.raises(ValueError, match="strength is a number from 0 to 1"):
+    with pytest.raises(ValueError, match="strength is a number from 0 to 2"):
         famkern.Dehazer(student, strength=strength)
 
 
@@ -189,12 +216,12 @@ def test_values_that_would_spoil_the_whole_picture_are_refused(dehazer, value, k
         (torch.rand(0, 3, 4, 5), ValueError, r"not \(0, 3, 4, 5\)"),
         (torch.zeros(3, 5, 5, dtype=torch.int64), TypeError, "not torch.int64"),
         (torch.zeros(3, 5, 5, dtype=torch.bool), TypeError, "not torch.bool"),
-        (np.zeros((3, 5, 5), np.uint8), ValueError, r"\(H, W, 3\), not \(3, 5, 5\)"),
+        (np.zeros((3, 5, 5), np.uint8), ValueError, r"\(B, H, W, 3\), not \(3, 5, 5\)"),
         (np.zeros((5, 5), np.uint8), ValueError, r"not \(5, 5\)"),
         (np.zeros((5, 0, 3), np.uint8), ValueError, r"not \(5, 0, 3\)"),
         (np.zeros((5, 5, 3), np.int32), TypeError, "not int32"),
         (Image.new("CMYK", (5, 5)), ValueError, "not CMYK"),
-        (Image.new("I;16", (5, 5)), ValueError, "a NumPy array for 16 bits"),
+        (Image.new("I", (5, 5)), ValueError, "not I: use convert"),
         (Image.new("RGB", (0, 5)), ValueError, "at least one pixel, not 0 x 5"),
         ([[0, 0, 0]], TypeError, "not a list"),
         ("hazy.jpg", TypeError, "not a str"),
@@ -215,7 +242,7 @@ def test_what_is_no_picture_is_refused_with_what_is_accepted(dehazer, image, err
         ({"dtype": "nn"}, "not nn"),
         ({"memory": "lots"}, "a memory bound is"),
         ({"memory": float("nan")}, "a memory bound is"),
-        ({"strength": "a"}, "strength is a number from 0 to 1, not 'a'"),
+        ({"strength": "a"}, "strength is a number from 0 to 2, not 'a'"),
         ({"threads": 1.5}, "not 1.5"),
         ({"threads": 0}, "threads is a whole number from 1 to 1024, not 0"),
         ({"window": 100}, "window is a multiple of 16 pixels, or None for the whole picture, not 100"),

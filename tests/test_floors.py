@@ -9,13 +9,17 @@ ROOT = Path(__file__).parents[1]
 
 # room -> rooms that it may import, besides itself
 FLOORS = {
-    "cli": {"batch", "dehazer", "models", "images", "ops", "training", "_cpu", "engine"},
+    "__main__": {"cli"},
+    "cli": {"batch", "dehazer", "models", "images", "ops", "training", "engine"},
     "batch": {"dehazer", "engine", "images"},
     "selftest": {"dehazer", "models", "ops"},
-    "dehazer": {"engine", "models", "ops"},
-    "engine": {"ops"},
-    "ops": {"kernels"},
-    "models": set(),
+    "dehazer": {"engine", "models", "numeric", "ops", "pil", "threads"},
+    "engine": {"numeric", "ops"},
+    "ops": {"kernels", "numeric"},
+    "models": {"numeric"},
+    "pil": set(),
+    "threads": set(),
+    "numeric": set(),
     "images": set(),
     "kernels": set(),
     "training": {"dehazer", "engine", "models", "ops", "images"},

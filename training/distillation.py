@@ -78,10 +78,16 @@ class Distillation(Task):
         on_cpu = self.device.type == "cpu" and self.recipe.precision == "32-true"
         widths = self.student.widths if isinstance(self.student, UStudent) else (self.student.channels,)
         if on_cpu and all(route.choose(self.device, C, torch.float32) is route.COMPILED for C in widths):
+            if self.compiled:
+                raise ValueError(
+                    "torch.compile is for PyTorch's operators; here the student trains on compiled kernels"
+                )
             self.network, self.how = fused(self.student).forward, "compiled kernels"
         else:
             self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.network, self.how = self._plain, "PyTorch's operators"
+            if self.compiled:
+                self.network, self.how = torch.compile(self._plain), "PyTorch's operators, compiled"
 
     def _plain(self, image: Tensor) -> Tensor:
         return self.student(image.contiguous(memory_format=torch.channels_last))
@@ -154,6 +160,7 @@ def make_student(recipe: StudentRecipe) -> Student | UStudent:
         student = UStudent(recipe.u.widths, recipe.u.blocks, recipe.u.head)
     if recipe.init is not None:
         start, wanted = models.load(recipe.init).state_dict(), student.state_dict()
+        start.pop("window", None)  # the recipe's counts
         if {name: t.shape for name, t in start.items()} != {name: t.shape for name, t in wanted.items()}:
             numbers = f"of {recipe.channels} channels, {recipe.groups} groups, {recipe.blocks} blocks"
             what = f"student {numbers}" if recipe.u is None else f"U-shaped student, {recipe.u}"

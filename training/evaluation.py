@@ -6,6 +6,7 @@ Metrics are torchmetrics'. Figures compare only under equal rules, so RULES stan
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -21,11 +22,23 @@ from famkern.engine import Pixels
 
 from .data.layouts import Pair, find_pairs
 
-__all__ = ["RULES", "Pair", "Score", "evaluate", "find_pairs", "mean", "measure", "read", "write_csv"]
+__all__ = [
+    "RULES",
+    "Failure",
+    "Pair",
+    "Score",
+    "evaluate",
+    "find_pairs",
+    "mean",
+    "measure",
+    "read",
+    "read_pair",
+    "write_csv",
+]
 
 RULES = (
     "mean over pairs of RGB in [0, 1], not rounded to 8 bits; SSIM with an 11 x 11 Gaussian of sigma 1.5, "
-    "only where it lies inside the picture"
+    "only where it lies inside the picture; borders that one picture has more than its partner are cropped"
 )
 BORDER = 5  # pixels at each side where the Gaussian reaches beyond the picture
 
@@ -41,22 +54,51 @@ class Score:
     ssim: float
 
 
-def evaluate(dehazer: Dehazer, pairs: Sequence[Pair]) -> Iterator[Score]:
-    """Score the model on each pair.
+@dataclass(frozen=True)
+class Failure:
+    """A pair that could not be measured, and why: one line that names a file."""
+
+    hazy: Path
+    problem: str
+
+
+def evaluate(dehazer: Dehazer, pairs: Sequence[Pair]) -> Iterator[Score | Failure]:
+    """Score the model on each pair; one that fails is reported, and the others are measured."""
+    for pair in pairs:
+        try:
+            hazy, clear = read_pair(pair)
+            output = dehazer(hazy)
+            yield Score(pair.hazy, *measure(hazy, clear), *measure(output, clear))
+        except images.ImageError as error:  # names its file
+            yield Failure(pair.hazy, str(error))
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            yield Failure(pair.hazy, images.printable(f"{pair.hazy}: {reason}"))
+
+
+def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Hazy and clear picture (3, H, W) in [0, 1] of one size.
+
+    Where one is larger than the other by the same even number of pixels in height and width, at most a tenth of its
+    shorter side, as the clear pictures of SOTS indoor are (640 x 480 beside 620 x 460), half of that is cropped from each
+    of its sides.
 
     Raises:
-        ValueError: if the two pictures of a pair differ in size.
-        ImageError: (a ValueError) for a file that cannot be read.
+        ValueError: if they differ in another way; an ImageError for a file that cannot be read.
     """
-    for pair in pairs:
-        hazy, clear = read(pair.hazy), read(pair.clear)  # (3, H, W)
-        if hazy.shape != clear.shape:
-            raise ValueError(
-                f"{pair.hazy}: {hazy.shape[2]} x {hazy.shape[1]} pixels, but its clear partner {pair.clear} has "
-                f"{clear.shape[2]} x {clear.shape[1]}; crop them to the same view first"
-            )
-        output = dehazer(hazy)
-        yield Score(pair.hazy, *measure(hazy, clear), *measure(output, clear))
+    hazy, clear = read(pair.hazy), read(pair.clear)  # (3, H, W)
+    border = (clear.shape[1] - hazy.shape[1]) // 2
+    larger, smaller = (clear, hazy) if border > 0 else (hazy, clear)
+    size = tuple(side - 2 * abs(border) for side in larger.shape[1:])
+    if size != tuple(smaller.shape[1:]) or 20 * abs(border) > min(larger.shape[1:]):
+        raise ValueError(
+            f"{hazy.shape[2]} x {hazy.shape[1]} pixels, but its clear partner {pair.clear} has "
+            f"{clear.shape[2]} x {clear.shape[1]}; crop them to the same view first"
+        )
+    if border:
+        cropped = larger[:, abs(border) : -abs(border), abs(border) : -abs(border)]
+        return (hazy, cropped) if border > 0 else (cropped, clear)
+    return hazy, clear
 
 
 def measure(image: Tensor, clear: Tensor) -> tuple[float, float]:
@@ -78,11 +120,19 @@ def mean(scores: Sequence[Score]) -> Score:
 
 
 def write_csv(path: str | os.PathLike[str], scores: Sequence[Score]) -> None:
-    """One line for each pair."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
+    """One line for each pair, in a file that is there whole or not at all.
+
+    Raises:
+        ImageError: if it cannot be written.
+    """
+    with images.replacing(path) as file:
+        # Names of files that are no UTF-8 get their own bytes.
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        writer = csv.DictWriter(text, [field.name for field in fields(Score)])
         writer.writeheader()
         writer.writerows(asdict(score) for score in scores)
+        text.flush()
+        text.detach()
 
 
 def read(path: Path) -> Tensor:

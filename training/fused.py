@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from famkern.models import Student, UStudent
-from famkern.models.student import Block, ChannelAttention, PixelAttention
 from famkern.models.u_student import apply_head
 from famkern.ops import formulas
 from famkern.ops.conv import conv3x3
@@ -81,14 +80,15 @@ class Fused(nn.Module):
 
     def _lift(self, image: Tensor) -> Tensor:
         """The first convolution: (B, 3, H, W) -> (B, H, W, C)."""
-        pre = self.network.pre[0]
+        pre: Any = self.network.pre[0]
         # Three channels are filled up to C, which costs less than a kernel of its own would save.
         C = pre.out_channels
         return conv3x3(F.pad(image.permute(0, 2, 3, 1), (0, C - 3)), _widen(pre.weight, C), pre.bias)[0]
 
     def _group(self, name: str, x: Tensor, maps: dict[str, Tensor]) -> Tensor:
         """A group's map, kept under its name."""
-        *blocks, conv = self.network.get_submodule(name).gp
+        group: Any = self.network.get_submodule(name)
+        *blocks, conv = group.gp
         skip = x
         for block in blocks:
             x = _block(block, x)
@@ -107,14 +107,14 @@ class FusedStudent(Fused):
         return [f"g{i + 1}" for i in range(self.network.groups)]
 
     def _forward(self, image: Tensor, maps: dict[str, Tensor]) -> Tensor:
-        student = self.network
+        student: Any = self.network
         post1, post2 = student.post
         x = self._lift(image)
         for name in self.groups():
             x = self._group(name, x, maps)
         means = torch.cat([x.mean(dim=(1, 2)) for x in maps.values()], 1)
         weights = formulas.channel_attention(means, *_matrices(student.ca[1], student.ca[3]))
-        weighted = sum(
+        weighted: Any = sum(
             w[:, None, None] * r for w, r in zip(weights.chunk(student.groups, 1), maps.values(), strict=True)
         )
         o = gate(None, weighted, torch.ones_like(weighted[:, 0, 0]), *_pixel(student.palayer))
@@ -148,20 +148,20 @@ def fused(network: Student | UStudent) -> Fused:
     return FusedUStudent(network) if isinstance(network, UStudent) else FusedStudent(network)
 
 
-def _block(block: Block, x: Tensor) -> Tensor:
+def _block(block: Any, x: Tensor) -> Tensor:
     r, _ = conv3x3(x, block.conv1.weight, block.conv1.bias, residual=True)
     z, mean = conv3x3(r, block.conv2.weight, block.conv2.bias)
     return gate(x, z, _channel(block.calayer, mean), *_pixel(block.palayer))
 
 
-def _down(down: nn.Conv2d, x: Tensor) -> Tensor:
+def _down(down: Any, x: Tensor) -> Tensor:
     """A 2x2 convolution of stride 2 as one matrix: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
     x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
     patches = rearrange(x, "b (h r) (w c) k -> b h w (r c k)", r=2, c=2)
     return F.linear(patches, rearrange(down.weight, "o k r c -> o (r c k)"), down.bias)
 
 
-def _up(up: nn.Conv2d, fuse: nn.Conv2d, x: Tensor, skip: Tensor) -> Tensor:
+def _up(up: Any, fuse: Any, x: Tensor, skip: Tensor) -> Tensor:
     """Enlarge x to the skip's size and fuse both: (B, rows, columns, C'), (B, H, W, C) -> (B, H, W, C).
 
     The product that `up` is for each of the four pixels which a coarse one becomes, and the half of `fuse` that takes its
@@ -175,21 +175,21 @@ def _up(up: nn.Conv2d, fuse: nn.Conv2d, x: Tensor, skip: Tensor) -> Tensor:
     return F.linear(skip, from_skip) + fine[:, : skip.shape[1], : skip.shape[2]]
 
 
-def _last(post: nn.Conv2d, x: Tensor) -> Tensor:
+def _last(post: Any, x: Tensor) -> Tensor:
     """The last convolution, C -> three or four channels, (B, H, W, ...)."""
     C, outputs = x.shape[3], post.out_channels
     return conv3x3(x, _widen(post.weight, C), F.pad(post.bias, (0, C - outputs)))[0][..., :outputs]
 
 
-def _channel(attention: ChannelAttention, mean: Tensor) -> Tensor:
+def _channel(attention: Any, mean: Tensor) -> Tensor:
     return formulas.channel_attention(mean, *_matrices(attention.ca[0], attention.ca[2]))
 
 
-def _pixel(attention: PixelAttention) -> tuple[Tensor, ...]:
+def _pixel(attention: Any) -> tuple[Tensor, ...]:
     return _matrices(attention.pa[0], attention.pa[2])
 
 
-def _matrices(*convolutions: nn.Conv2d) -> tuple[Tensor, ...]:
+def _matrices(*convolutions: Any) -> tuple[Tensor, ...]:
     """Weights of 1x1 convolutions as matrices, with their biases."""
     return tuple(t for conv in convolutions for t in (conv.weight.flatten(1), conv.bias))
 

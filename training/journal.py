@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .task import Task
 
-CHECKPOINT, LOG, EVENTS = "last.ckpt", "log.csv", "tensorboard/events.*"
+CHECKPOINT, BEFORE, LOG, EVENTS = "last.ckpt", "before.ckpt", "log.csv", "tensorboard/events.*"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Session:
     workers           processes that prepare data; 0: the training process itself does
     threads           of the CPU; None: PyTorch's setting. Another number changes rounding
     log_every, validate_every, checkpoint_every    in steps
+    minutes           stop after so many, with a checkpoint to go on from; None: when all is done
+    compile           compile the network with torch.compile, where its operators are PyTorch's: on a GPU
     resume            go on with the run in the folder
     overwrite         replace it
     report            takes a line now and then, for people who watch
@@ -48,6 +50,8 @@ class Session:
     log_every: int = 50
     validate_every: int = 1000
     checkpoint_every: int = 500
+    minutes: float | None = None
+    compile: bool = False
     resume: bool = False
     overwrite: bool = False
     report: Callable[[str], None] = lambda line: None
@@ -85,6 +89,7 @@ class Journal(Callback):
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         """Cut the log back to the checkpoint."""
         assert isinstance(task, Task)
+        self.deadline = math.inf if self.session.minutes is None else time.monotonic() + 60 * self.session.minutes
         self.columns = ["step", "seconds", "lr", "loss", *task.parts, *task.metrics]
         self.began = time.monotonic()
         if not trainer.is_global_zero:
@@ -117,6 +122,9 @@ class Journal(Callback):
         if trainer.is_global_zero:
             self.session.progress(step)
         log, validate, checkpoint = self.session.due(step, steps)
+        late = trainer.strategy.broadcast(time.monotonic() > self.deadline) if self.session.minutes else False
+        if late:  # for all processes alike
+            log = checkpoint = trainer.should_stop = True
         if not log:
             return
         row: dict[str, float] = {name: float(trainer.strategy.reduce(v)) / self.count for name, v in self.sums.items()}
@@ -135,6 +143,8 @@ class Journal(Callback):
             if trainer.is_global_zero:
                 export(task, self.folder / task.weights, step)
             trainer.save_checkpoint(self.folder / CHECKPOINT)
+        if late and step < steps and trainer.is_global_zero:
+            self.session.report(f"stopped after {self.session.minutes:g} minutes at step {step}; --resume goes on")
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         """Close the log."""
@@ -162,11 +172,18 @@ class Journal(Callback):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, wherever the temporary folder may be."""
+    """Checkpoints that are there whole or not at all, wherever the temporary folder may be, and the one before each."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside `path`, then move."""
-        replace(Path(path), lambda beside: torch.save(checkpoint, beside))
+        """Write beside `path`, then move; what was there becomes the one before."""
+        path = Path(path)
+
+        def write(beside: Path) -> None:
+            torch.save(checkpoint, beside)
+            if path.exists():
+                path.replace(path.with_name(BEFORE))
+
+        replace(path, write)
 
 
 def export(task: Task, path: Path, step: int) -> None:
@@ -174,6 +191,7 @@ def export(task: Task, path: Path, step: int) -> None:
     tensors = {
         name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None).contiguous()
         for name, tensor in task.averaged.state_dict().items()
+        if name != "window"  # among the facts
     }
     # One entry: safetensors writes several in no particular order, and equal weights are to be equal files.
     facts = {"network": task.name, "step": step, "steps": task.recipe.steps, **task.facts()}
@@ -184,7 +202,11 @@ def export(task: Task, path: Path, step: int) -> None:
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `path` written whole or not at all: under another name beside it, on the disk, then moved."""
     beside = path.with_name(f".{path.name}.part")
-    write(beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # a full disk is not to be kept full
+        raise

@@ -2,6 +2,7 @@
 
     recipe.json             what the run does; resuming demands the same
     last.ckpt               everything needed to go on: weights, their average, optimiser, schedule, counters
+    before.ckpt             the checkpoint before that, for where the last one is damaged
     NAME.safetensors        the averaged weights, as famkern.models.load takes them
     log.csv, tensorboard/   a row every so many steps: means since the row before
     curves.png, samples.png at the end
@@ -14,7 +15,9 @@ log, which is cut back to it.
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,10 +29,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from famkern import images
+
 from . import plots
 from . import recipe as recipes
 from .data import StepSampler
-from .journal import CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, WholeFiles, replace
+from .journal import BEFORE, CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, WholeFiles, replace
 from .recipe import Recipe
 from .task import Task
 
@@ -56,6 +61,12 @@ def train(task: Task, session: Session) -> None:
     device = _device(session.device)
     if session.threads is not None and session.threads < 1:
         raise RunError(f"threads is a whole number from 1, not {session.threads}")
+    present = _cores() if device.type == "cpu" else torch.cuda.device_count()
+    if session.devices > present:
+        what = "CPU cores" if device.type == "cpu" else "CUDA devices"
+        raise RunError(
+            f"devices is {session.devices}, but this machine has {present} {what}; each needs one of its own"
+        )
     if is_first_process():  # the other processes are started when all is in place
         prepare(task, session)
     if session.threads is not None:
@@ -63,7 +74,8 @@ def train(task: Task, session: Session) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # What makes results repeat would also fill every new tensor, a twentieth of the time; all of ours are written whole.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    task.compiled = session.compile
     cpu = device.type == "cpu"
     trainer = Trainer(
         accelerator="cpu" if cpu else "gpu",
@@ -83,25 +95,46 @@ def train(task: Task, session: Session) -> None:
     )
     loader = partial(_loader, task, trainer, session)
     task.train_dataloader = loader  # type: ignore[method-assign]
-    checkpoint = folder / CHECKPOINT
+    checkpoint = _whole_checkpoint(session) if session.resume else None
     try:
         with warnings.catch_warnings():
             for category in (UserWarning, FutureWarning):  # advice for loaders and modules unlike ours
                 warnings.filterwarnings("ignore", category=category, module="lightning")
-            trainer.fit(task, ckpt_path=str(checkpoint) if session.resume and checkpoint.is_file() else None)
+            trainer.fit(task, ckpt_path=checkpoint and str(checkpoint))
     except SystemExit as error:
         if trainer.interrupted and error.code == 1:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
         raise
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and trainer.global_step == recipe.steps:
         plots.curves(folder / LOG, folder / CURVES)
         plots.grid(task.samples(4), folder / SAMPLES)
         session.report(f"{recipe.steps} steps done: {folder / task.weights}")
 
 
+def _whole_checkpoint(session: Session) -> Path | None:
+    """The last checkpoint that is not damaged; None where there never was one.
+
+    Raises:
+        RunError: if all that are there are damaged.
+    """
+    there = [path for path in (session.folder / CHECKPOINT, session.folder / BEFORE) if path.is_file()]
+    for path in there:
+        try:
+            with zipfile.ZipFile(path) as archive:  # which torch.save writes, with a checksum for each tensor
+                if archive.testzip() is None:
+                    return path
+        except (zipfile.BadZipFile, OSError, EOFError):
+            pass
+        if is_first_process() and path != there[-1]:
+            session.report(f"{path}: this checkpoint is damaged; going on from the one before it")
+    if there:
+        raise RunError(f"{session.folder}: no checkpoint that is not damaged; begin again with --overwrite")
+    return None
+
+
 def is_first_process() -> bool:
     """Whether this is the process that was started, not one of those that it starts for its other devices."""
-    return rank_zero_only.rank == 0
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def prepare(task: Task, session: Session) -> None:
@@ -114,6 +147,10 @@ def prepare(task: Task, session: Session) -> None:
     folder, recipe = session.folder, task.recipe
     if session.resume and session.overwrite:
         raise RunError("a run is either resumed or overwritten")
+    try:
+        images.check_writable(folder / CHECKPOINT)
+    except images.ImageError as error:
+        raise RunError(str(error)) from error
     if session.resume:
         different = recipes.differences(recipe, resumed(folder, type(recipe)))
         if different:
@@ -122,7 +159,10 @@ def prepare(task: Task, session: Session) -> None:
     if (folder / RECIPE).exists() and not session.overwrite:
         raise RunError(f"{folder}: holds a run; resume it, overwrite it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (*(folder / name for name in (CHECKPOINT, LOG, task.weights, CURVES, SAMPLES)), *folder.glob(EVENTS)):
+    for path in (
+        *(folder / name for name in (CHECKPOINT, BEFORE, LOG, task.weights, CURVES, SAMPLES)),
+        *folder.glob(EVENTS),
+    ):
         path.unlink(missing_ok=True)
     replace(folder / RECIPE, lambda beside: recipes.write(beside, recipe))
 
@@ -171,6 +211,11 @@ def _loader(task: Task, trainer: Trainer, session: Session) -> _Loader:
 
 def _strategy(cpu: bool) -> DDPStrategy:
     return DDPStrategy(process_group_backend="gloo" if cpu else "nccl", broadcast_buffers=False)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(name: str | None) -> torch.device:

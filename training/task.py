@@ -36,6 +36,7 @@ class Task(LightningModule):
     parts: tuple[str, ...] = ()
     average: AveragedModel
     how = "PyTorch's operators"  # what computes the network, for people
+    compiled = False  # by torch.compile, see run.Session
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

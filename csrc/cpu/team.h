@@ -19,6 +19,8 @@
 #include <thread>
 #include <vector>
 
+#include "old_systems.h"
+
 namespace famkern {
 
 class Team {

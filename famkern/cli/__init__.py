@@ -2,32 +2,85 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from .dehaze import dehaze
-from .evaluate import evaluate
-from .info import info
-from .synthesize import synthesize
-from .train import commands as train
+from .. import __version__
+
+# What the list of commands says of each: the first paragraph of its help. The command itself, in a module of that name,
+# is imported when it is asked for: it needs PyTorch, which takes seconds to import.
+COMMANDS = {
+    "dehaze": "Remove haze from pictures: JPEG, PNG, WebP, TIFF, BMP, of any size.",
+    "info": "Show versions, devices, the kernels in use and why, and the weights that come with famkern.",
+    "evaluate": "Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.",
+    "synthesize": "Make hazy pictures as training does, but none without haze: OUT/hazy, OUT/clear, OUT/transmission "
+    "(16-bit grey).",
+    "train": "Train networks from photographs.",
+}
+
+
+class Commands(TyperGroup):
+    """The commands of this table, each a module of its own, that end with one line where they are interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the one that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, whoever asks again
+            print("famkern: interrupted", file=sys.stderr)  # by itself: what commands say it with may be half imported
+            raise typer.Exit(130) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, name and _load(name), rest
+
+
+def _load(name: str) -> Any:
+    command = getattr(importlib.import_module(f".{name}", __name__), name)
+    if not isinstance(command, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command()(command)
+        command = alone
+    return typer.main.get_command(command)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Remove haze from photographs of any size.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (dehaze, info, evaluate, synthesize):
-    app.command()(command)
-app.add_typer(train, name="train")
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"famkern {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that belong to no command."""
 
 
 def main() -> None:
     """Run the command line."""
-    # As exceptions, so that whoever stops us finds no half-written file.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: sys.exit(128 + received))
-    app()
+    # As exceptions, so that whoever stops us finds no half-written file. Windows has no hang-up.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda received, _frame: sys.exit(128 + received))
+    app(prog_name="famkern")

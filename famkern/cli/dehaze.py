@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,19 +12,24 @@ from rich.markup import escape
 
 from .. import batch, images
 from ..dehazer import SCALE, Dehazer
+from . import pipes
 from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
-from .terminal import complain, fail, log_to_terminal, out, progress_bar, wrong_usage
-
-Format = Enum("Format", {name: name for name in batch.FORMATS}, type=str)  # type: ignore[misc]
+from .pipes import PIPE
+from .report import Report
+from .terminal import fail, log_to_terminal, progress_bar, wrong_usage
 
 
 def dehaze(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, folders or patterns.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="Files, folders or patterns; - for standard input.")
+    ],
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="OUT", help="A folder; or a file, for one input file.")
+        str, typer.Option("-o", "--output", metavar="OUT", help="A folder; or, for one input file, a file, or -.")
     ],
     model: ModelOption = "student",
-    strength: Annotated[float, typer.Option(min=0.0, max=1.0, help="0: unchanged, 1: full effect.")] = 1.0,
+    strength: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="0: unchanged, 1: full effect; up to 2: more than that.")
+    ] = 1.0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     memory: Annotated[str | None, typer.Option(help='Bound on the memory used, such as "1GiB".')] = None,
@@ -31,10 +38,22 @@ def dehaze(
     scale: ScaleOption = str(SCALE),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs; else skipped.")] = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Descend into subfolders.")] = False,
-    format: Annotated[Format | None, typer.Option(help="Format of the outputs. Default: each input's.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(batch.FORMATS), help="Format and extension of the outputs. Default: each input's."
+        ),
+    ] = None,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of JPEG and lossy WebP.")] = None,
     suffix: Annotated[str, typer.Option(help="Added to the name of each output.")] = "",
     compare: Annotated[bool, typer.Option("--compare", help="Also write NAME-compare.jpg, before | after.")] = False,
+    mask: Annotated[
+        Path | None, typer.Option(help="A grey picture, as large as the inputs: white is dehazed, black stays.")
+    ] = None,
+    keep_time: Annotated[bool, typer.Option("--keep-time", help="Outputs get their inputs' time of change.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what fails.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = images.MAX_PIXELS,
 ) -> None:
     """Remove haze from pictures: JPEG, PNG, WebP, TIFF, BMP, of any size.
@@ -42,35 +61,46 @@ def dehaze(
     Exit code 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage, 130 after Ctrl-C. Maps that
     do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set.
     """
-    log_to_terminal()
-    options_format = format.value if format else None
-    with wrong_usage():
-        options = batch.Options(overwrite, options_format, quality, suffix, compare, max_pixels, memory)
-        jobs = batch.plan_jobs(inputs, output, recursive=recursive, options=options)
-        at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
-        dehazer = Dehazer(model, strength=strength, **at)  # type: ignore[arg-type]
-    failed = done = skipped = 0
-    with progress_bar(len(jobs)) as bar:
-        task = bar.add_task("", total=len(jobs), name="")
+    log_to_terminal(quiet=quiet)
+    report = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)
+    with ExitStack() as stack:
+        with wrong_usage():
+            if output == PIPE and (compare or json or dry_run):
+                raise ValueError(
+                    "- (standard output) takes a picture, and goes without --compare, --json and --dry-run"
+                )
+            options = batch.Options(
+                overwrite=overwrite,
+                format=format,
+                quality=quality,
+                suffix=suffix,
+                compare=compare,
+                max_pixels=max_pixels,
+                memory=memory,
+                mask=mask,
+                keep_time=keep_time,
+                dry_run=dry_run,
+            )
+            streams = stack.enter_context(pipes.streams(inputs, output, format))
+            jobs = batch.plan_jobs(streams.inputs, streams.output, recursive=recursive, options=options)
+            at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
+            dehazer = Dehazer(model, strength=strength, **at)  # type: ignore[arg-type]
+            bar = stack.enter_context(progress_bar(len(jobs), hidden=quiet))
+            task = bar.add_task("", total=len(jobs), name="")
 
-        def progress(job: batch.Job, fraction: float) -> None:
-            bar.update(task, completed=failed + done + skipped + fraction, name=escape(job.source.name))
+            def progress(job: batch.Job, fraction: float) -> None:
+                bar.update(task, completed=report.total + fraction, name=escape(images.printable(job.source.name)))
 
+            outcomes = batch.dehaze_files(jobs, dehazer, options, progress)
         try:
-            for outcome in batch.dehaze_files(jobs, dehazer, options, progress):
-                failed, done, skipped = failed + bool(outcome.problem), done + outcome.done, skipped + outcome.skipped
-                bar.update(task, completed=failed + done + skipped)
-                if outcome.problem:
-                    complain(outcome.problem)
+            for outcome in outcomes:
+                report.add(
+                    outcome if outcome.problem is None else replace(outcome, problem=streams.named(outcome.problem))
+                )
+                bar.update(task, completed=report.total)
         except KeyboardInterrupt:
             bar.stop()
-            fail(f"interrupted; {done} of {len(jobs)} pictures are done and kept", code=130)
-    if out.is_terminal:
-        parts = [f"{done} done"]
-        if skipped:
-            parts.append(f"{skipped} skipped (there already; --overwrite replaces them)")
-        if failed:
-            parts.append(f"{failed} failed")
-        out.print(f"{', '.join(parts)}: {escape(str(output))}", highlight=False)
-    if failed:
+            fail(f"interrupted; {report.done} of {len(jobs)} pictures are done and kept", code=130)
+    report.close(output)
+    if report.failed:
         raise typer.Exit(1)

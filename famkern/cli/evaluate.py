@@ -9,10 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .. import models
+from .. import images, models
 from ..dehazer import SCALE, Dehazer
 from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
-from .terminal import fail, log_to_terminal, out, progress_bar, training_installed, wrong_usage
+from .terminal import complain, fail, log_to_terminal, out, progress_bar, training_installed, wrong_usage
 
 
 def evaluate(
@@ -47,27 +47,35 @@ def evaluate(
             return
         at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
         dehazer = Dehazer(network, **at)  # type: ignore[arg-type]
+    scores, failed = [], 0
     try:
+        if csv is not None:
+            images.check_writable(csv)
         pairs = evaluation.find_pairs(folder)
-        scores = []
         with progress_bar(len(pairs)) as bar:
             task = bar.add_task("", total=len(pairs), name="")
-            for score in evaluation.evaluate(dehazer, pairs):
-                scores.append(score)
-                bar.update(task, advance=1, name=escape(score.hazy.name))
+            for outcome in evaluation.evaluate(dehazer, pairs):
+                if isinstance(outcome, evaluation.Failure):
+                    complain(outcome.problem)
+                    failed += 1
+                else:
+                    scores.append(outcome)
+                bar.update(task, advance=1, name=escape(images.printable(outcome.hazy.name)))
+        if csv is not None and scores:
+            evaluation.write_csv(csv, scores)
     except (ValueError, OSError) as error:
         fail(str(error), code=1)
+    if not scores:
+        fail(f"{folder}: none of its {failed} pairs could be measured", code=1)
     table = Table("", "PSNR", "SSIM", box=None, padding=(0, 2))
     mean = evaluation.mean(scores)
     table.add_row("hazy input", f"{mean.hazy_psnr:.2f} dB", f"{mean.hazy_ssim:.4f}")
     table.add_row(f"{escape(model)}, scale {dehazer.scale}", f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
     out.print(table, highlight=False)
     out.print(f"{len(scores)} pairs; {evaluation.RULES}", highlight=False, soft_wrap=True)
-    if csv is not None:
-        try:
-            evaluation.write_csv(csv, scores)
-        except OSError as error:
-            fail(f"{csv}: {error.strerror}", code=1)
+    if failed:
+        complain(f"{failed} of {len(pairs)} pairs failed, and are in none of these figures")
+        raise typer.Exit(1)
 
 
 def _evaluate_teacher(teacher: models.Teacher, name: str, folder: Path) -> None:

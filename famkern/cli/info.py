@@ -8,7 +8,7 @@ import torch
 
 from .. import __version__, models
 from ..ops import route
-from ..ops.library import instruction_set, why_not_compiled
+from ..ops.library import cpu_features, instruction_set, why_not_compiled
 from .terminal import fail
 
 
@@ -40,9 +40,4 @@ def info() -> None:
 def _describe_cpu_kernels(isa: str, reason: str | None) -> str:
     if reason:
         return f"PyTorch's operators: {reason}"
-    try:
-        from .._cpu import features
-    except ModuleNotFoundError:
-        return isa
-    has = ", ".join(name for name, present in sorted(features().items()) if present)
-    return f"{isa} (this CPU has {has or 'no vector extensions famkern knows'})"
+    return f"{isa} (this CPU has {cpu_features() or 'no vector extensions famkern knows'})"

@@ -46,17 +46,17 @@ def synthesize(
             fail(f"{option} goes with --kind {', '.join(kinds)}, not {kind.value}", code=2)
     preset = getattr(data.Haze, haze.value if haze else "indoor" if kind.value == "solved" else "outdoor")
     added = dataclasses.replace(preset(), none=0.0)
-    source: data.Source = {
+    sources: dict[str, data.Source] = {
         "photos": data.Photos(folder, haze=added),
         "solved": data.Solved(folder, haze=added),
         "depth": data.Depths(folder, haze=added, sky=sky),
         "pairs": data.Pairs(folder),
-    }[kind.value]
+    }
     failed = done = skipped = 0
     try:
         with progress_bar(count) as bar:
             task = bar.add_task("", total=count, name="")
-            for outcome in pairs_of(source, output, count, seed=seed, size=size, overwrite=overwrite):
+            for outcome in pairs_of(sources[kind.value], output, count, seed=seed, size=size, overwrite=overwrite):
                 skipped, failed = skipped + outcome.skipped, failed + bool(outcome.problem)
                 done += not (outcome.skipped or outcome.problem)
                 bar.update(task, advance=1, name=escape(outcome.hazy.name))

@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .. import models
+from .. import images, models
 
 out = Console()
 err = Console(stderr=True)
 
 
-def progress_bar(count: int) -> Progress:
-    """A progress bar on standard error; silent where that is no terminal."""
+def progress_bar(count: int, *, hidden: bool = False) -> Progress:
+    """A progress bar on standard error; silent where that is no terminal, or if it is to be hidden."""
     return Progress(
         TextColumn("{task.fields[name]}"),
         BarColumn(),
@@ -27,24 +27,24 @@ def progress_bar(count: int) -> Progress:
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
+        disable=hidden or not err.is_terminal,
     )
 
 
-def log_to_terminal() -> None:
-    """Show what famkern logs (spilled maps, missing kernels) as single lines on standard error."""
+def log_to_terminal(*, quiet: bool = False) -> None:
+    """Show what famkern logs (spilled maps, missing kernels) as single lines on standard error, or if quiet, nothing."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             complain(record.getMessage())
 
-    logging.getLogger("famkern").handlers = [Handler()]
+    logging.getLogger("famkern").handlers = [logging.NullHandler() if quiet else Handler()]
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of a damaged file, our own line says
 
 
 def complain(line: str) -> None:
     """One line on standard error."""
-    err.print(f"famkern: {line}", markup=False, highlight=False, soft_wrap=True)
+    err.print(images.printable(f"famkern: {line}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(line: str, code: int) -> NoReturn:

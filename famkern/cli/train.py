@@ -15,7 +15,7 @@ from .terminal import complain, fail, log_to_terminal, progress_bar, training_in
 if TYPE_CHECKING:
     from ..training.task import Task
 
-commands = typer.Typer(help="Train networks from photographs.", no_args_is_help=True)
+train = typer.Typer(help="Train networks from photographs.", no_args_is_help=True, add_completion=False)
 
 Preset = Enum("Preset", {name: name for name in ("default", "paper")}, type=str)  # type: ignore[misc]
 Loss = Enum("Loss", {name: name for name in ("l1", "gradient", "border", "charbonnier", "mse", "psnr")}, type=str)  # type: ignore[misc]
@@ -44,6 +44,10 @@ AverageOption = Annotated[
 PrecisionOption = Annotated[Precision | None, typer.Option(help="Of the arithmetic, as Lightning names it.")]
 ValEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
 CheckpointEveryOption = Annotated[int, typer.Option(min=1, help="Steps.")]
+MinutesOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Stop after so many, with a checkpoint to --resume from.")
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="torch.compile the network, on a GPU.")]
 DevicesOption = Annotated[int, typer.Option(min=1, help="How many; each has a process and its part of every batch.")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that prepare data; 0: the training process does.")]
 ResumeOption = Annotated[
@@ -52,7 +56,7 @@ ResumeOption = Annotated[
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")]
 
 
-@commands.command("student")
+@train.command("student")
 def train_student(
     output: RunOption,
     pairs: Annotated[list[str] | None, typer.Option(metavar=FOLDERS, help="hazy/ and clear/, as in RESIDE.")] = None,
@@ -93,6 +97,8 @@ def train_student(
     val_pairs: Annotated[int | None, typer.Option(min=1, help="At most so many of them, evenly spread.")] = None,
     val_every: ValEveryOption = 1000,
     checkpoint_every: CheckpointEveryOption = 500,
+    minutes: MinutesOption = None,
+    compile: CompileOption = False,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     workers: WorkersOption = 0,
@@ -110,7 +116,12 @@ def train_student(
         from ..training import distillation, evaluation, recipe, run
         from ..training.task import spread
     with wrong_usage():
-        given = {"pairs": pairs, "solved": solved, "depth": depth, "photos": photos}
+        given: dict[recipe.Kind, list[str] | None] = {
+            "pairs": pairs,
+            "solved": solved,
+            "depth": depth,
+            "photos": photos,
+        }
         folders = tuple(recipe.Folder.parse(kind, text) for kind, texts in given.items() for text in texts or [])
         chosen = recipe.student(
             preset and preset.value,
@@ -146,12 +157,14 @@ def train_student(
         threads=threads,
         validate_every=val_every,
         checkpoint_every=checkpoint_every,
+        minutes=minutes,
+        compile=compile,
         resume=resume,
         overwrite=overwrite,
     )
 
 
-@commands.command("teacher")
+@train.command("teacher")
 def train_teacher(
     output: RunOption,
     photos: Annotated[list[str] | None, typer.Option(metavar="FOLDER", help="Sharp photographs.")] = None,
@@ -170,6 +183,7 @@ def train_teacher(
     ] = None,
     val_every: ValEveryOption = 1000,
     checkpoint_every: CheckpointEveryOption = 500,
+    minutes: MinutesOption = None,
     device: DeviceOption = None,
     devices: DevicesOption = 1,
     workers: WorkersOption = 0,
@@ -211,6 +225,7 @@ def train_teacher(
         threads=threads,
         validate_every=val_every,
         checkpoint_every=checkpoint_every,
+        minutes=minutes,
         resume=resume,
         overwrite=overwrite,
     )

@@ -1,7 +1,9 @@
 """Runs a student over a picture of any size: the network as a line of stages, the picture as bands of rows.
 
-line.py     a network's tensors become the line of stages
-plan.py     picture, precision and memory bound become band height and storage
+line.py     the network as a line of stages, and what their maps are
+lowering.py a network's tensors become that line
+arena.py    which maps share memory, and how
+plan.py     picture, line and memory bound become band height and storage
 storage.py  where the maps live: RAM, a GPU's memory, or a spill file
 host.py     or, for a run on a GPU, the host's memory
 pixels.py   pictures in and out, a band at a time
@@ -15,20 +17,25 @@ traffic.py  bytes that the stages move through a GPU's memory
 
 from .checks import Checks
 from .graphs import Graphs, key_of
-from .line import Stage, lower
+from .line import Line, Map, Stage
+from .lowering import lower
 from .memory import available_memory, format_bytes, parse_bytes
 from .pixels import Pixels
 from .plan import MemoryBoundError, Plan, make_plan
 from .reduced import ReducedPlan, plan_reduced, run_reduced
-from .run import run
+from .run import Sink, Source, run
 
 __all__ = [
     "Checks",
     "Graphs",
+    "Line",
+    "Map",
     "MemoryBoundError",
     "Pixels",
     "Plan",
     "ReducedPlan",
+    "Sink",
+    "Source",
     "Stage",
     "available_memory",
     "format_bytes",

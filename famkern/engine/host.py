@@ -72,14 +72,11 @@ class HostStorage:
     def __init__(self, plan: Plan, device: torch.device, streams: tuple[Stream, Stream, Stream]) -> None:
         self.plan = plan
         self._into, self._compute, self._out = streams
-        pinned = device.type == "cuda"
-        shape = (1, plan.buffer_rows, plan.width, plan.channels)
-        count = max(plan.buffers.values()) + 1
-        self._maps = [torch.empty(shape, dtype=plan.dtype, pin_memory=pinned) for _ in range(count)]
-        shape = (1, plan.read_rows, plan.width, plan.channels)
+        self._arena = torch.empty(plan.map_bytes, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
         # Each with the moment from which it may be written again. The oldest is taken first: its moment is long past.
         self._free: deque[tuple[Tensor, Any]] = deque(
-            (torch.empty(shape, dtype=plan.dtype, device=device), None) for _ in range(plan.slots * plan.passing)
+            (torch.empty(plan.band_bytes, dtype=torch.uint8, device=device), None)
+            for _ in range(plan.slots * plan.passing)
         )
         # The device's memory may be that of a tensor which is freed, but still read by what was started before.
         self._into.wait(self._compute.mark())
@@ -92,26 +89,26 @@ class HostStorage:
         self._compute.wait(self._into.mark())
         self._compute.wait(self._out.mark())
 
-    def prefetch(self, name: str, origin: int, start: int, stop: int) -> None:
+    def prefetch(self, name: str, start: int, stop: int) -> None:
         """Have rows that will be read next on their way."""
         buffer = self._take(self._into)
-        self._into.copy(buffer[:, : stop - start], self._rows(name, origin, start, stop))
+        self._into.copy(self._view(buffer, name, start, stop), self._rows(name, start, stop))
         self._coming[name, start, stop] = buffer, self._into.mark()
 
-    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
-        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map: (1, rows, W, C)."""
         if (name, start, stop) not in self._coming:  # a stage begins: what the one before stored must have arrived
             self._into.wait(self._out.mark())
-            self.prefetch(name, origin, start, stop)
+            self.prefetch(name, start, stop)
         buffer, arrival = self._coming.pop((name, start, stop))
         self._compute.wait(arrival)
         self._read.append(buffer)
-        return buffer[:, : stop - start]
+        return self._view(buffer, name, start, stop)
 
-    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+    def target(self, name: str, start: int, stop: int) -> Tensor:
         """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
         self._written[name] = self._take(self._compute)
-        return self._written[name][:, : stop - start]
+        return self._view(self._written[name], name, start, stop)
 
     def release(self) -> None:
         """What was read for the last band is not needed by what is computed from now on."""
@@ -119,14 +116,20 @@ class HostStorage:
         self._free.extend((buffer, done) for buffer in self._read)
         self._read.clear()
 
-    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+    def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
         self._out.wait(self._compute.mark())
-        self._out.copy(self._rows(name, origin, start, stop), band)
+        self._out.copy(self._rows(name, start, stop), band)
         self._free.append((self._written.pop(name), self._out.mark()))
 
-    def _rows(self, name: str, origin: int, start: int, stop: int) -> Tensor:
-        return self._maps[self.plan.buffers[name]][:, origin + start : origin + stop]
+    def _rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows of a map in the arena."""
+        return self._view(self._arena[self.plan.byte(name, start) :], name, start, stop)
+
+    def _view(self, memory: Tensor, name: str, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map that this memory begins with."""
+        rows = memory[: (stop - start) * self.plan.row_bytes(name)]
+        return rows.view(self.plan.line.maps[name].dtype).view(self.plan.shape(name, stop - start))
 
     def _take(self, stream: Stream) -> Tensor:
         """A buffer that this stream will write."""

@@ -1,32 +1,46 @@
 """A network as a line of stages.
 
-Every mean is a barrier over the whole image. Between two barriers stand two or three convolutions, which together
-with the end of the block before make one stage:
+Every mean is a barrier over the whole image. Between two barriers stand two or three convolutions, which together with the
+end of the block before make one stage. The student, and a U-shaped one of two levels:
 
-    head   block  block  ... group  block  block ... group ... group  tail
-    x z -> x z -> x z ->     r1 z -> x z -> ...      r2 z      r3     y
+    head   block  block  ... group  block  block ... group ... last group  tail
+    x z -> x z -> x z ->     r1 z -> x z -> ...      r2 z      r3          y
        |mean  |mean             |mean
 
+    head  block ... last group                                          up   block ...  u tail       scale 1
+    x z -> x z ->   a1                                                  x z -> x z ->   y
+                       down   block ... last group                                                   scale 2
+                       x z -> x z ->    a2
+
 The line is data. Each stage names the maps it reads and writes; no name is written twice, so a map's life runs from
-its writer to its last reader and the plan can let maps share memory.
+its writer to its last reader and the plan can let maps share memory. lowering.py makes lines of networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..ops import formulas
-from ..ops.block import block_stage
-from ..ops.group import group_stage, last_group_stage
-from ..ops.head import head_stage
-from ..ops.tail import tail_stage
+from ..ops.kinds import KINDS
+from .arena import Arrangement, arrange
 
 IMAGE = "image"
 OUTPUT = "output"
+PICTURES = (IMAGE, OUTPUT)
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a map is: (1, ceil(H / scale), ceil(W / scale), channels) for a picture of H x W."""
+
+    scale: int
+    channels: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -46,15 +60,24 @@ class Gate:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the line: an operator of famkern.ops with its weights and the names of its maps."""
+    """One step of the line: a kind of stage with its weights and the names of its maps."""
 
-    operator: Callable[..., None]
+    kind: str  # out of famkern.ops.kinds.KINDS
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    sums: tuple[str, ...]  # maps among `writes` whose row sums it produces
     gate: Gate | None
     weights: tuple[Tensor, ...]
-    convolutions: int  # 3x3 convolutions one after another: the reach in rows
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Maps among `writes` whose sums it produces."""
+        kind = KINDS[self.kind]
+        return tuple(name for name, output in zip(self.writes, kind.outputs, strict=True) if output in kind.sums)
+
+    @property
+    def convolutions(self) -> int:
+        """3x3 convolutions one after another: the reach in rows."""
+        return KINDS[self.kind].convolutions
 
     def halo(self, tile: int) -> int:
         """Rows needed above and below a band by kernels that compute `tile` rows at a time.
@@ -64,72 +87,80 @@ class Stage:
         return 1 + (self.convolutions - 1) * tile
 
 
-def lower(
-    tensors: Mapping[str, Tensor],
-    *,
-    channels: int,
-    groups: int,
-    blocks: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[Stage]:
-    """Turn a student's tensors into its line of stages.
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A network: its stages in their order, and what their maps are, the pictures among them."""
 
-    Args:
-        tensors: state dict without normalisation layers, names as in the paper's code.
-        channels, groups, blocks: the family's three numbers.
-        mean, std: RGB normalisation of the picture.
-        dtype: precision of the arithmetic, float32 or float64.
-        device: where the stages run.
-    """
+    stages: tuple[Stage, ...]
+    maps: Mapping[str, Map]
 
-    def get(*names: str) -> tuple[Tensor, ...]:
-        parts = [tensors[f"{name}.{part}"] for name in names for part in ("weight", "bias")]
-        return tuple(part.to(device=device, dtype=dtype).contiguous() for part in parts)
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """Precision of pictures and of everything between maps."""
+        return self.maps[IMAGE].dtype
 
-    def pointwise(*names: str) -> tuple[Tensor, ...]:
-        return tuple(part.flatten(1) if part.dim() == 4 else part for part in get(*names))
+    @property
+    def storage(self) -> torch.dtype:
+        """Precision of the first maps, and so of most."""
+        return self.maps[self.stages[0].writes[0]].dtype
 
-    def convolutions(block: str) -> tuple[Tensor, ...]:
-        return get(f"{block}.conv1", f"{block}.conv2")
+    @functools.cached_property
+    def scales(self) -> tuple[int, ...]:
+        """Of each stage's outputs, which are all of one."""
+        return tuple(self.maps[stage.writes[0]].scale for stage in self.stages)
 
-    def pixel_weights(block: str) -> tuple[Tensor, ...]:
-        return pointwise(f"{block}palayer.pa.0", f"{block}palayer.pa.2")
+    @functools.cached_property
+    def all_scales(self) -> tuple[int, ...]:
+        """The scales that there are, the finest first."""
+        return tuple(sorted({map_.scale for map_ in self.maps.values()}))
 
-    def attention(means: tuple[str, ...], *names: str) -> Gate:
-        return Gate(means, tuple(weight.double() for weight in pointwise(*names)), dtype)
+    @functools.cached_property
+    def arrangement(self) -> Arrangement:
+        """Which maps share memory, and how stages sweep."""
+        return arrange(self.stages, {name: map_ for name, map_ in self.maps.items() if name not in PICTURES})
 
-    def gate(block: str, z: str) -> Gate:
-        return attention((z,), f"{block}.calayer.ca.0", f"{block}.calayer.ca.2")
+    @functools.cached_property
+    def kinds(self) -> frozenset[tuple[str, frozenset[int]]]:
+        """The kinds of stages, each with channels of the maps that it reads and writes."""
+        return frozenset(
+            (stage.kind, frozenset(self.maps[name].channels for name in maps_of(stage))) for stage in self.stages
+        )
 
-    normalisation = tuple(torch.tensor(values, dtype=dtype, device=device) for values in (mean, std))
-    x, z = "x0", "z0"
-    head_weights = (*normalisation, *get("pre.0"), *convolutions("g1.gp.0"))
-    line = [Stage(head_stage, (IMAGE,), (x, z), (z,), None, head_weights, 3)]
-    results = []
-    for group in range(1, groups + 1):
-        skip = x
-        for b in range(1, blocks):
-            before, block = f"g{group}.gp.{b - 1}", f"g{group}.gp.{b}"
-            new_x, new_z = f"x{len(line)}", f"z{len(line)}"
-            weights = (*pixel_weights(f"{before}."), *convolutions(block))
-            line.append(Stage(block_stage, (x, z), (new_x, new_z), (new_z,), gate(before, z), weights, 2))
-            x, z = new_x, new_z
-        before = f"g{group}.gp.{blocks - 1}"
-        new_x, new_z = f"x{len(line)}", f"z{len(line)}"
-        weights = (*pixel_weights(f"{before}."), *get(f"g{group}.gp.{blocks}"))
-        if group < groups:
-            writes: tuple[str, ...] = (new_x, new_z)
-            weights += convolutions(f"g{group + 1}.gp.0")
-            line.append(Stage(group_stage, (x, z, skip), writes, writes, gate(before, z), weights, 3))
-        else:
-            writes = (new_x,)
-            line.append(Stage(last_group_stage, (x, z, skip), writes, writes, gate(before, z), weights, 1))
-        x, z = new_x, new_z
-        results.append(x)
-    tail_weights = (*normalisation, *pixel_weights(""), *get("post.0", "post.1"))
-    tail_gate = attention(tuple(results), "ca.1", "ca.3")
-    line.append(Stage(tail_stage, (IMAGE, *results), (OUTPUT,), (), tail_gate, tail_weights, 2))
-    return line
+    @functools.cached_property
+    def unseen(self) -> frozenset[str]:
+        """Maps that no later mean depends on, so that no mean tells of an infinity in them."""
+        seen = {name for stage in self.stages if stage.sums for name in stage.reads}
+        return frozenset(name for stage in self.stages for name in maps_of(stage) if name not in seen)
+
+    @functools.cached_property
+    def unlike(self) -> tuple[int, ...]:
+        """Of stages that are of one kind, with the same maps, the first."""
+        first: dict[tuple[str, tuple[Map, ...]], int] = {}
+        for index, stage in enumerate(self.stages):
+            first.setdefault((stage.kind, tuple(self.maps[name] for name in maps_of(stage))), index)
+        return tuple(first.values())
+
+    @functools.cached_property
+    def sums(self) -> frozenset[tuple[tuple[Map, ...], tuple[Map, ...]]]:
+        """For each stage the maps whose sums it leaves, and those whose means are known meanwhile; each case once."""
+        cases, known = set(), list[str]()
+        for index, stage in enumerate(self.stages):
+            known = [name for name in known if self.last_use[name] >= index]
+            cases.add((tuple(self.maps[name] for name in stage.sums), tuple(self.maps[name] for name in known)))
+            known += [name for name in stage.sums if name in self.last_use]
+        return frozenset(cases)
+
+    @functools.cached_property
+    def last_use(self) -> Mapping[str, int]:
+        """The last stage whose gate has this map's mean."""
+        return {name: i for i, stage in enumerate(self.stages) if stage.gate for name in stage.gate.means}
+
+    def halo(self, tile: int) -> int:
+        """Rows needed above and below a band by any stage."""
+        return max(stage.halo(tile) for stage in self.stages)
+
+
+def maps_of(stage: Stage) -> list[str]:
+    """The maps, without pictures, that a stage reads and writes, each once."""
+    # In a group of one block x is also the group's skip: read twice, but one map.
+    return [name for name in dict.fromkeys((*stage.reads, *stage.writes)) if name not in PICTURES]

@@ -21,10 +21,10 @@ WINDOW_CELLS = 4
 
 
 class Sums:
-    """Sums of one map over the cells of the picture, as its bands come in, in any order.
+    """Sums of one map over its cells, as its bands come in, in any order.
 
     Args:
-        height, width: of the picture.
+        height, width: of the map.
         cell: rows and columns of a cell.
         channels: of the map.
         device: of the sums.
@@ -38,6 +38,10 @@ class Sums:
         # Rows of cells that bands have begun and not finished: the sums of their rows, and how many are missing.
         self._open: dict[int, Tensor] = {}
         self._missing: dict[int, int] = {}
+
+    def rows(self, count: int) -> Tensor:
+        """For the sums of so many rows over the cells, to be written: (1, rows, columns, C) float64."""
+        return self.cells.new_empty(1, count, *self.cells.shape[1:])
 
     def add(self, start: int, rows: Tensor) -> None:
         """The sums of rows start, start + 1, ... over the cells: (1, rows, columns, C) float64."""
@@ -64,10 +68,15 @@ class Sums:
 
 
 def open_bytes(height: int, width: int, cell: int, channels: int, band: int) -> int:
-    """Bytes of the sums of one map at most, with bands of so many rows."""
+    """Bytes of the sums of one map at most while it is written, with bands of so many rows."""
     cells, columns = -(-height // cell), -(-width // cell)
-    rows = band + min(2 * cell, height) + cells + 1  # a band's, two open rows of cells; cells, and corners beside them
-    return (rows * columns + (cells + 1) * (columns + 1)) * channels * 8
+    rows = band + min(2 * cell, height) + cells  # a band's, and those of two open rows of cells; cells
+    return rows * columns * channels * 8 + means_bytes(height, width, cell, channels)
+
+
+def means_bytes(height: int, width: int, cell: int, channels: int) -> int:
+    """Bytes of the means of one map at most."""
+    return (-(-height // cell) + 1) * (-(-width // cell) + 1) * channels * 8
 
 
 def _windows(sums: Tensor, side: int, length: int, cell: int) -> tuple[Tensor, Tensor]:

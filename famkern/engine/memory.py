@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from ..numeric import is_whole
+
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -22,9 +24,9 @@ def parse_bytes(size: int | str) -> int:
             raise ValueError(f'a memory bound is a number of bytes or a size such as "1GiB" or "500MB", not {size!r}')
         value = float(match[1]) * _UNITS[match[2]]
         size = int(value) if value < 1 << 62 else 1 << 62
-    if not isinstance(size, int) or not 0 < size < 1 << 62:
+    if not is_whole(size) or not 0 < size < 1 << 62:
         raise ValueError(f"a memory bound is a positive number of bytes, not {size!r}")
-    return size
+    return int(size)
 
 
 def format_bytes(size: float) -> str:

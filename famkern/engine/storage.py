@@ -15,11 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from .host import HostStorage, streams_of
+from .line import Map
 from .memory import available_memory, format_bytes
 from .plan import Plan
 
@@ -45,7 +47,9 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
 
 
 def _map_memory(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Elsewhere than on Windows, which has no flags, memory would be shared with the processes that this one forks.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, size, **private)
     if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
@@ -55,28 +59,36 @@ class Reserve:
     """The memory of the last run's maps, kept for a next run of the same size.
 
     The system clears every page that a process gets at first, which takes a tenth of a run. Beyond KEPT bytes it may take
-    back what is kept here whenever it is short of memory; a run of another size gives all of it up.
+    back what is kept here whenever it is short of memory; a run of another size gives it up.
     """
 
     def __init__(self) -> None:
-        self._kept: list[mmap.mmap] = []
+        self._kept: mmap.mmap | None = None
         self._lock = threading.Lock()
 
-    def take(self, count: int, size: int) -> list[mmap.mmap]:
-        """`count` pieces of `size` bytes."""
+    def take(self, size: int) -> mmap.mmap:
+        """So many bytes."""
         with self._lock:
-            kept, self._kept = self._kept, []
-        fitting = [memory for memory in kept if len(memory) == size][:count]
+            kept, self._kept = self._kept, None
+        if kept is not None and len(kept) == size:
+            return kept
         del kept  # before more is asked for
-        return fitting + [_map_memory(size) for _ in range(count - len(fitting))]
+        return _map_memory(size)
 
-    def keep(self, memories: list[mmap.mmap]) -> None:
-        """Have these for the next run, unless one that ran beside it left some."""
+    def give_up(self) -> None:
+        """Keep nothing."""
         with self._lock:
-            if not self._kept:
-                for memory in memories if sum(map(len, memories)) > KEPT else ():
+            self._kept = None
+
+    def keep(self, memory: mmap.mmap) -> None:
+        """Have it for the next run, unless one that ran beside it left some."""
+        with self._lock:
+            if self._kept is None:
+                if len(memory) > KEPT:
+                    if not hasattr(mmap, "MADV_FREE"):
+                        return
                     memory.madvise(mmap.MADV_FREE)
-                self._kept = memories
+                self._kept = memory
 
 
 RESERVE = Reserve()
@@ -85,7 +97,7 @@ RESERVE = Reserve()
 class Storage:
     """What the loop tells every storage beside reading and storing."""
 
-    def prefetch(self, name: str, origin: int, start: int, stop: int) -> None:
+    def prefetch(self, name: str, start: int, stop: int) -> None:
         """These rows of a map are read for the next band."""
 
     def release(self) -> None:
@@ -93,74 +105,80 @@ class Storage:
 
 
 class RamStorage(Storage):
-    """Maps in tensors on the device; bands are views, nothing is copied."""
+    """Maps in an arena on the device; bands are views, nothing is copied."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.plan = plan
-        shape = (1, plan.buffer_rows, plan.width, plan.channels)
-        count = max(plan.buffers.values()) + 1
-        self._memories = RESERVE.take(count, plan.map_bytes // count) if device.type == "cpu" else []
-        self.buffers = [torch.frombuffer(memory, dtype=plan.dtype).view(shape) for memory in self._memories] or [
-            torch.empty(shape, dtype=plan.dtype, device=device) for _ in range(count)
-        ]
+        self._memory = RESERVE.take(plan.map_bytes) if device.type == "cpu" else None
+        self._arena = torch.empty(plan.map_bytes, dtype=torch.uint8, device=device) if self._memory is None else None
+        self._maps: dict[tuple[int, Map], Tensor] = {}  # first byte, what lies there -> all rows
 
     def close(self) -> None:
         """The maps are no longer needed."""
-        self.buffers = []
-        RESERVE.keep(self._memories)
+        self._maps, self._arena = {}, None
+        if self._memory is not None:
+            RESERVE.keep(self._memory)
 
-    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
-        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
-        return self.buffers[self.plan.buffers[name]][:, origin + start : origin + stop]
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map: (1, rows, W, C)."""
+        key = self.plan.places[name], self.plan.line.maps[name]
+        if key not in self._maps:
+            self._maps[key] = self._view(name)
+        return self._maps[key][:, start:stop]
 
-    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+    def _view(self, name: str) -> Tensor:
+        first, shape = self.plan.places[name], self.plan.shape(name, self.plan.level_of(name).height)
+        dtype, count = self.plan.line.maps[name].dtype, math.prod(shape)
+        if self._memory is not None:
+            return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=first).view(shape)
+        assert self._arena is not None
+        return self._arena[first : first + count * dtype.itemsize].view(dtype).view(shape)
+
+    def target(self, name: str, start: int, stop: int) -> Tensor:
         """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
-        return self.read(name, origin, start, stop)
+        return self.read(name, start, stop)
 
-    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+    def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
 
 
 class SpillStorage(Storage):
-    """Maps in an unlinked file, moved by pread and pwrite through buffers of one band.
+    """Maps in an unbuffered file without a name, moved through buffers of one band.
 
     A memory-mapped file would be simpler, but its pages count as resident memory.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, file: int) -> None:
+    def __init__(self, plan: Plan, device: torch.device, file: BinaryIO) -> None:
         self.plan, self.device, self.file = plan, device, file
-
-    def _offset(self, name: str, row: int) -> int:
-        return (self.plan.buffers[name] * self.plan.buffer_rows + row) * self.plan.row_bytes
 
     def _bytes_of(self, band: Tensor) -> memoryview:
         return band.view(torch.uint8).numpy().data.cast("B")
 
-    def _empty(self, rows: int, device: torch.device | None = None) -> Tensor:
-        shape = (1, rows, self.plan.width, self.plan.channels)
-        return allocate(shape, self.plan.dtype, device or torch.device("cpu"))
+    def _empty(self, name: str, rows: int, device: torch.device) -> Tensor:
+        return allocate(self.plan.shape(name, rows), self.plan.line.maps[name].dtype, device)
 
-    def read(self, name: str, origin: int, start: int, stop: int) -> Tensor:
-        """Rows start..stop of a map whose row 0 is row `origin` of its buffer: (1, rows, W, C)."""
-        band = self._empty(stop - start)
-        view, offset = self._bytes_of(band), self._offset(name, origin + start)
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start..stop of a map: (1, rows, W, C)."""
+        band = self._empty(name, stop - start, torch.device("cpu"))
+        view = self._bytes_of(band)
+        self.file.seek(self.plan.byte(name, start))
         while view:
-            count = os.preadv(self.file, [view], offset)
+            count = self.file.readinto(view)  # type: ignore[attr-defined]  # of io.RawIOBase, which typeshed knows apart
             if count == 0:
                 raise OSError("the spill file is shorter than what was written to it")
-            view, offset = view[count:], offset + count
+            view = view[count:]
         return band.to(self.device)
 
-    def target(self, name: str, origin: int, start: int, stop: int) -> Tensor:
+    def target(self, name: str, start: int, stop: int) -> Tensor:
         """A tensor (1, rows, W, C) to write rows start..stop of a map into; `store` it afterwards."""
-        return self._empty(stop - start, self.device)
+        return self._empty(name, stop - start, self.device)
 
-    def store(self, name: str, origin: int, start: int, stop: int, band: Tensor) -> None:
+    def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
-        view, offset = self._bytes_of(band.cpu()), self._offset(name, origin + start)
+        view = self._bytes_of(band.cpu())
+        self.file.seek(self.plan.byte(name, start))
         while view:
-            count = os.pwrite(self.file, view, offset)
-            view, offset = view[count:], offset + count
+            view = view[self.file.write(view) :]
 
 
 @contextmanager
@@ -178,11 +196,12 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
         finally:
             storage.close()
         return
-    RESERVE.take(0, 0)
+    RESERVE.give_up()
     folder = spill_folder(plan.map_bytes)
     # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
     with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, plan.map_bytes)
+        if hasattr(os, "posix_fallocate"):  # elsewhere a disk that fills up meanwhile shows when the maps are written
+            os.posix_fallocate(file.fileno(), 0, plan.map_bytes)
         logger.warning(
             "the maps of %d x %d pixels do not fit the memory bound: %s go to a file in %s",
             plan.width,
@@ -190,7 +209,7 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
             format_bytes(plan.map_bytes),
             folder,
         )
-        yield SpillStorage(plan, device, file.fileno())
+        yield SpillStorage(plan, device, file)
 
 
 def spill_folder(size: int) -> Path:
@@ -219,9 +238,12 @@ def spill_folder(size: int) -> Path:
 
 def file_system(folder: Path) -> str:
     """Type of the file system that holds a folder, such as "ext4" or "tmpfs"."""
+    mounts = Path("/proc/self/mountinfo")  # Linux
+    if not mounts.is_file():
+        return "unknown"
     device = os.stat(folder).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in mounts.read_text().splitlines():
         left, _, right = line.partition(" - ")
         if left.split()[2] == wanted:
             return right.split()[0]

@@ -1,4 +1,4 @@
-"""Bytes that the stages of a line move through a GPU's memory, counted from the line itself.
+"""Bytes that the stages of a line move through a GPU's memory, counted from the line itself, for a pixel of the picture.
 
 A stage reads each of its maps once and writes each of its results once; nothing between its convolutions goes to memory.
 Beside that it leaves partial sums of rows, one vector a block of columns, which a small kernel adds up. What blocks of
@@ -11,11 +11,10 @@ that most of it comes out of the L2 cache and is counted on its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-
-from .line import IMAGE, OUTPUT, Stage
+from .line import IMAGE, OUTPUT, PICTURES, Line, Stage
 
 PICTURE_BYTES = 3 * 4  # float32 RGB
 
@@ -34,7 +33,7 @@ CUDA = Tiling(lanes=64, step=4)
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one stage moves, in bytes a pixel, without its halo."""
+    """What one stage moves, in bytes a pixel of the picture, without its halo."""
 
     maps_read: int
     maps_written: int
@@ -47,25 +46,31 @@ class Traffic:
         return self.read + self.written
 
 
-def stage_traffic(stage: Stage, channels: int, dtype: torch.dtype, tiling: Tiling | None = None) -> Traffic:
+def stage_traffic(line: Line, stage: Stage, tiling: Tiling | None = None) -> Traffic:
     """Count what a stage moves.
 
     Args:
+        line: whose maps say their channels, dtypes and scales.
         stage: of the line.
-        channels: of the maps.
-        dtype: of the maps.
         tiling: of the kernels, for their partial sums; None leaves those out.
     """
     # In a group of one block x is also the group's skip: read twice, but one map.
-    reads = [name for name in dict.fromkeys(stage.reads) if name != IMAGE]
-    writes = [name for name in stage.writes if name != OUTPUT]
-    size = channels * dtype.itemsize
-    sums = len(stage.sums) * channels * 4 / (tiling.lanes - 2 * stage.convolutions) if tiling else 0.0
+    reads = [name for name in dict.fromkeys(stage.reads) if name not in PICTURES]
+    writes = [name for name in stage.writes if name not in PICTURES]
+
+    def size(names: Iterable[str]) -> float:
+        maps = (line.maps[name] for name in names)
+        return sum(map_.channels * map_.dtype.itemsize / map_.scale**2 for map_ in maps)
+
+    sums = 0.0
+    if tiling:
+        own = tiling.lanes - 2 * stage.convolutions
+        sums = sum(line.maps[name].channels * 4 / own / line.maps[name].scale ** 2 for name in stage.sums)
     return Traffic(
         maps_read=len(reads),
         maps_written=len(writes),
-        read=len(reads) * size + (IMAGE in stage.reads) * PICTURE_BYTES + sums,
-        written=len(writes) * size + (OUTPUT in stage.writes) * PICTURE_BYTES + sums,
+        read=size(reads) + (IMAGE in stage.reads) * PICTURE_BYTES + sums,
+        written=size(writes) + (OUTPUT in stage.writes) * PICTURE_BYTES + sums,
     )
 
 

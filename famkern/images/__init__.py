@@ -1,4 +1,5 @@
-"""Pixels in and out of files: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit, float32) and BMP.
+"""Pixels in and out of files: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit, float32), BMP and AVIF;
+in, also JPEG XL, HEIF and camera RAW.
 
     picture = read("hazy.jpg")
     write("clear.png", dataclasses.replace(picture, pixels=clear))
@@ -7,19 +8,46 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 """
 
 from .compare import side_by_side, side_by_side_bytes
-from .picture import MAX_PIXELS, SUFFIXES, ImageError, Metadata, Picture
+from .files import check_writable, remove_dead, replacing
+from .gaps import Gaps, gaps_bytes
+from .picture import (
+    INSTALL,
+    MAX_PIXELS,
+    NEEDS,
+    READ_SUFFIXES,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    Bands,
+    ImageError,
+    Metadata,
+    Picture,
+    is_readable,
+    printable,
+)
 from .reading import Header, header, read
 from .writing import write
 
 __all__ = [
+    "INSTALL",
     "MAX_PIXELS",
+    "NEEDS",
+    "READ_SUFFIXES",
     "SUFFIXES",
+    "UNREAD_SUFFIXES",
+    "Bands",
+    "Gaps",
     "Header",
     "ImageError",
     "Metadata",
     "Picture",
+    "check_writable",
+    "gaps_bytes",
     "header",
+    "is_readable",
+    "printable",
     "read",
+    "remove_dead",
+    "replacing",
     "side_by_side",
     "side_by_side_bytes",
     "write",

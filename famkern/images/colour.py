@@ -39,6 +39,36 @@ def requantised(values: Samples, source: Depth, target: Depth) -> Samples:
     return (np.rint(scaled) if target.kind == "u" else scaled).astype(target)
 
 
+def stretched(values: Samples, bits: int) -> Samples:
+    """uint16 samples of so many bits on the scale of 16."""
+    result = np.empty_like(values)
+    for rows in bands(values.shape[0], values.size // values.shape[0]):
+        result[rows] = np.rint(values[rows] * (65535 / (2**bits - 1)))
+    return result
+
+
+def profile_kind(icc: bytes) -> str:
+    """The kind of colours that an ICC profile describes: "RGB", "GRAY", "CMYK" or another; "" if it is damaged."""
+    if not 132 <= int.from_bytes(icc[:4], "big") <= len(icc) or icc[36:40] != b"acsp":
+        return ""
+    try:
+        imagecodecs.cms_profile_validate(icc)
+    except imagecodecs.CmsError:
+        return ""
+    return icc[16:20].decode("latin-1").strip()
+
+
+def describes_inks(icc: bytes) -> bool:
+    """Whether colours of four inks can be converted by this ICC profile."""
+    if profile_kind(icc) != "CMYK":
+        return False
+    try:
+        inks_to_rgb(np.zeros((1, 1, 4), np.uint8), icc)
+    except imagecodecs.CmsError:
+        return False
+    return True
+
+
 def inks_to_rgb(inks: Samples, icc: bytes | None, *, inverted: bool = False) -> Samples:
     """(H, W, 4) CMYK, uint8 or uint16 -> (H, W, 3) sRGB of the same dtype.
 

@@ -12,7 +12,6 @@ moving EXIF into and out of a TIFF file copies the bytes to other offsets.
 from __future__ import annotations
 
 import io
-import re
 import struct
 from collections.abc import Container
 from dataclasses import dataclass
@@ -174,11 +173,6 @@ def upright(blob: bytes, directories: Directories, width: int, height: int) -> b
     put(directories.exif, PIXEL_HEIGHT, height)
     changed[directories.thumbnail_link : directories.thumbnail_link + 4] = bytes(4)
     return bytes(changed[: len(blob)])
-
-
-def upright_xmp(packet: bytes) -> bytes:
-    """The XMP packet with its orientation, written as an attribute or as an element, set to 1."""
-    return re.sub(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))[2-8]""", rb"\g<1>1", packet)
 
 
 def blob(directories: Directories) -> bytes:

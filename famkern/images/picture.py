@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,8 +26,38 @@ SUFFIXES: dict[str, str] = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".avif": "AVIF",
 }
-"""File name suffix, in lower case and with its dot, to the name of the format."""
+"""File name suffix, in lower case and with its dot, to the name of the format, of those that can be read and written."""
+
+RAW_SUFFIXES = frozenset(
+    (  # noqa: SIM905
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 "
+        ".srf .srw .x3f"
+    ).split()
+)
+READ_SUFFIXES: dict[str, str] = {
+    **SUFFIXES,
+    ".jxl": "JPEG XL",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
+    **dict.fromkeys(sorted(RAW_SUFFIXES), "RAW"),
+}
+"""The same of all formats that can be read, those of NEEDS with another package."""
+
+NEEDS = {"HEIF": "pillow_heif", "RAW": "rawpy"}
+"""Formats to the modules that they need."""
+
+INSTALL = "pip install 'famkern[formats]'"
+
+UNREAD_SUFFIXES = frozenset(
+    (  # noqa: SIM905
+        ".gif .apng .mng .jp2 .j2k .jpx .jxr .wdp .psd .psb .xcf .kra .svg .eps .exr .hdr .pfm .tga .ico .icns .pcx .ppm "
+        ".pgm .pbm .pnm .dds .qoi .dcm .fits .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
+    ).split()
+)
+"""Suffixes, in lower case, of pictures and films that are not read: a folder's summary counts them."""
 
 # What each bound on memory allows for beside whole arrays, whatever the size of the picture: bands of rows under way,
 # codecs' small buffers, and the libraries' code, which is loaded on first use.
@@ -41,8 +73,19 @@ class Unfit(ValueError):
 
 
 def fault(path: object, problem: str) -> ImageError:
-    """The ImageError for `path`, on one line whatever line breaks a file name or a library's message holds."""
-    return ImageError(" ".join(f"{path}: {problem}".splitlines()))
+    """The ImageError for `path`, on one line whatever a file name or a library's message holds."""
+    return ImageError(printable(f"{path}: {' '.join(problem.splitlines())}"))
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: control characters, and bytes of a name that are no text in its encoding, as escapes."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte that it could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -51,7 +94,8 @@ class Metadata:
 
     exif        a TIFF structure (it starts with b"II" or b"MM"); its orientation is 1 and it links to no thumbnail
     icc         ICC profile of the pixels
-    xmp         XMP packet
+    xmp         XMP packet; it mentions no part of its file that is not here
+    extended_xmp    the extension that the packet names (JPEG only; in other formats the packet stands alone)
     photoshop   Photoshop image resources, where IPTC captions live (JPEG and TIFF)
     dpi         horizontal and vertical pixels per inch
     comment     free text (JPEG and PNG)
@@ -65,6 +109,19 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    extended_xmp: bytes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Bands of a TIFF beside its colours and alpha.
+
+    samples     (H, W, K) of the dtype of the pixels
+    kinds       K numbers as in TIFF's ExtraSamples: 0 for no stated meaning
+    """
+
+    samples: Samples
+    kinds: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +131,12 @@ class Picture:
     pixels      (H, W, 3) RGB, C-contiguous; uint8, uint16, or float32 in [0, 1]. Grey files give three equal channels
     alpha       (H, W) of the same dtype, or None. Straight: the colours are not multiplied by it
     grey        the file was grey, so that write() stores Rec.601 luma
-    format      the format it was read from: "JPEG", "PNG", "WEBP", "TIFF" or "BMP"
+    format      the format it was read from, one of those in READ_SUFFIXES
     metadata    see Metadata
     lossless    the file lost nothing by its compression. Decides how a WebP is written again
+    bands       further bands of a TIFF, such as near infrared, which stay as they are
+    valid       (H, W) bool, False where a TIFF holds no data, or None for all; float pixels there may be any
+    nodata      the value that says so in the pixels; None: a mask of its own does
 
     Raises TypeError for a dtype, and ValueError for a shape or a layout, that is not as above.
     """
@@ -87,6 +147,9 @@ class Picture:
     format: str = "PNG"
     metadata: Metadata = Metadata()
     lossless: bool = True
+    bands: Bands | None = None
+    valid: NDArray[np.bool_] | None = None
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         pixels, alpha = self.pixels, self.alpha
@@ -100,6 +163,10 @@ class Picture:
             raise ValueError(
                 f"alpha is {alpha.dtype} {alpha.shape}; these pixels go with {pixels.dtype} {pixels.shape[:2]}"
             )
+        if self.valid is not None and (self.valid.dtype != bool or self.valid.shape != pixels.shape[:2]):
+            raise ValueError(
+                f"valid is {self.valid.dtype} {self.valid.shape}; these pixels go with bool {pixels.shape[:2]}"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,10 +174,14 @@ class Stored:
     """A file as its codec finds it: rows and columns as they are stored, orientation not yet applied.
 
     orientation     1..8 as in EXIF
-    decode()        -> (H, W) or (H, W, C) array of `dtype`, C = `channels`, any strides
+    bands           kinds of further bands, see Bands
+    nodata          see Picture
+    decode()        -> (H, W) or (H, W, C) array of `dtype`, C = `channels` + bands, any strides
+    valid(samples)  -> (H, W) bool for the samples decoded; None where all are valid
     decode_bytes    upper bound of what decode() needs at its peak, its result included
     least_bytes     lower bound of the size of a whole file with so many pixels; a header that promises more than its
                     file can hold is damaged, or an attack on memory
+    damage          what was wrong with metadata, which are left out
     """
 
     format: str
@@ -124,6 +195,25 @@ class Stored:
     decode: Callable[[], Samples]
     decode_bytes: int
     least_bytes: int = 0
+    damage: tuple[str, ...] = ()
+    bands: tuple[int, ...] = ()
+    nodata: float | None = None
+    valid: Callable[[Samples], NDArray[np.bool_]] | None = None
+
+
+def is_readable(suffix: str) -> bool:
+    """Whether files of this suffix, in lower case, can be read with the packages that are installed."""
+    needed = NEEDS.get(READ_SUFFIXES.get(suffix, ""))
+    return suffix in READ_SUFFIXES and (needed is None or find_spec(needed) is not None)
+
+
+@contextmanager
+def needs(path: str, package: str) -> Iterator[None]:
+    """Around an import: what to do where this package is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise fault(path, f"needs {package}, which is not installed: {INSTALL}") from error
 
 
 def content(file: BinaryIO) -> bytes:

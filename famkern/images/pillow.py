@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, WebPImagePlugin  # noqa: F401  registers what save() needs
+from PIL import AvifImagePlugin, BmpImagePlugin, Image, JpegImagePlugin, WebPImagePlugin  # noqa: F401  registers what save() needs
 
 from .picture import Samples
 

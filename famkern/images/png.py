@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 
 from . import exif
-from .picture import Depth, Metadata, Samples, Stored, array_bytes, content, fault
+from .picture import Depth, Metadata, Samples, Stored, array_bytes, fault
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_SIDE = 1_000_000  # libpng's own limit
@@ -40,43 +40,32 @@ def inspect(file: BinaryIO) -> Stored:
     size = file.seek(0, io.SEEK_END)
     width = height = 0
     depth = colour = -1
-    animated = transparent = False
-    exif_blob = icc = xmp = dpi = comment = None
-    copied = []
+    transparent = False
+    found, damage = _Metadata(), []
     packed = 0  # bytes of compressed pixels
-    for name, length, contents in _chunks(file, size):
+    for name, length, contents, whole in _chunks(file, size):
         if name == b"IDAT":
             packed += length
         elif name == b"IHDR":
             width, height, depth, colour = struct.unpack(">IIBB", contents[:10])
-        elif name == b"acTL":
-            animated = struct.unpack(">I", contents[:4])[0] > 1
         elif name == b"tRNS":
             transparent = True
-        elif name == b"eXIf":
-            exif_blob = contents.removeprefix(b"Exif\0\0")
-        elif name == b"iCCP":
-            icc = _unpacked(file, contents.split(b"\0", 1)[1][1:])
-        elif name == b"pHYs" and contents[8:9] == b"\1":
-            across, down = struct.unpack(">II", contents[:8])
-            dpi = (across * METRES_PER_INCH, down * METRES_PER_INCH)
-        elif name == b"iTXt" and contents.startswith(XMP_KEY):
-            xmp = _international_text(file, contents)
-        elif name in COPIED:
-            copied.append((name, contents))
-            if contents.startswith(b"Comment\0") and name == b"tEXt":
-                comment = contents.split(b"\0", 1)[1].decode("latin-1").encode()
-            elif contents.startswith(b"Comment\0") and name == b"iTXt":
-                comment = _international_text(file, contents)
+        elif name != b"PLTE":
+            try:
+                if not whole:
+                    raise ValueError("wrong checksum")
+                found.take(name, contents)
+            except (ValueError, struct.error, IndexError, zlib.error) as error:
+                damage.append(f"{name.decode('latin-1')} chunk ({error})")
     if depth not in (1, 2, 4, 8, 16) or colour not in CHANNELS or not (width and height):
         raise fault(file.name, "damaged PNG header; get another copy of the file")
-    if animated:
+    if found.frames > 1:
         raise fault(file.name, "animated PNGs are not supported; save one frame as a PNG of its own")
     if max(width, height) > MAX_SIDE:
         raise fault(file.name, f"PNGs wider or higher than {MAX_SIDE:,} are not supported; convert it to TIFF")
     channels = CHANNELS[colour] + (transparent and colour in (0, 2, 3))
     dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
-    directories = exif.parse_block(exif_blob)
+    directories = exif.parse_block(found.exif)
     return Stored(
         format="PNG",
         width=width,
@@ -84,16 +73,52 @@ def inspect(file: BinaryIO) -> Stored:
         channels=channels,
         dtype=dtype,
         orientation=exif.orientation(directories),
-        metadata=Metadata(exif_blob, icc, xmp, dpi=dpi, comment=comment, chunks=tuple(copied)),
+        metadata=Metadata(
+            found.exif, found.icc, found.xmp, dpi=found.dpi, comment=found.comment, chunks=tuple(found.copied)
+        ),
         lossless=True,
-        decode=lambda: imagecodecs.png_decode(content(file)),
+        decode=lambda: imagecodecs.png_decode(_pixels_only(file, size)),
         least_bytes=size - packed + width * height * CHANNELS[colour] * depth // (8 * MAX_RATIO),
         decode_bytes=size + array_bytes(width * height, channels, dtype),
+        damage=tuple(damage),
     )
 
 
-def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Names, lengths and contents (of the pixels: nothing) of all chunks, in file order."""
+class _Metadata:
+    """What the chunks besides the pixels say."""
+
+    def __init__(self) -> None:
+        self.frames = 1
+        self.exif: bytes | None = None
+        self.icc: bytes | None = None
+        self.xmp: bytes | None = None
+        self.dpi: tuple[float, float] | None = None
+        self.comment: bytes | None = None
+        self.copied: list[tuple[bytes, bytes]] = []
+
+    def take(self, name: bytes, contents: bytes) -> None:
+        """Take one in; whatever a parser raises means that the chunk is damaged."""
+        if name == b"acTL":
+            (self.frames,) = struct.unpack(">I", contents[:4])
+        elif name == b"eXIf":
+            self.exif = contents.removeprefix(b"Exif\0\0")
+        elif name == b"iCCP":
+            self.icc = _unpacked(contents.split(b"\0", 1)[1][1:])
+        elif name == b"pHYs" and contents[8:9] == b"\1":
+            across, down = struct.unpack(">II", contents[:8])
+            self.dpi = (across * METRES_PER_INCH, down * METRES_PER_INCH)
+        elif name == b"iTXt" and contents.startswith(XMP_KEY):
+            self.xmp = _international_text(contents)
+        elif name in COPIED:
+            if contents.startswith(b"Comment\0") and name == b"tEXt":
+                self.comment = contents.split(b"\0", 1)[1].decode("latin-1").encode()
+            elif contents.startswith(b"Comment\0") and name == b"iTXt":
+                self.comment = _international_text(contents)
+            self.copied.append((name, contents))
+
+
+def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, bytes, bool]]:
+    """Names, lengths, contents (of the pixels: nothing) and whether the checksum is right, in file order."""
     file.seek(len(SIGNATURE))
     name = b""
     while name != b"IEND":
@@ -102,26 +127,44 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, bytes]]:
         end = file.tell() + length + 4
         if end > size:
             raise fault(file.name, "the PNG file is cut off; get another copy of it")
-        yield name, length, b"" if name == b"IDAT" else file.read(length)
+        contents = b"" if name == b"IDAT" else file.read(length)
+        yield name, length, contents, file.read(4) == struct.pack(">I", zlib.crc32(name + contents))
         file.seek(end)
 
 
-def _unpacked(file: BinaryIO, packed: bytes) -> bytes:
+def _pixels_only(file: BinaryIO, size: int) -> bytearray:
+    """The file without metadata, which libpng would look into, and refuse or complain of where they are damaged."""
+    pixels = bytearray(size)
+    place = end = len(SIGNATURE)
+    name = b""
+    with memoryview(pixels) as room:
+        room[:end] = SIGNATURE
+        while name != b"IEND":
+            file.seek(place)
+            length, name = struct.unpack(">I4s", file.read(8))
+            if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+                file.seek(place)
+                end += file.readinto(room[end : end + length + 12])  # type: ignore[attr-defined]
+            place += length + 12
+    del pixels[end:]
+    return pixels
+
+
+def _unpacked(packed: bytes) -> bytes:
     engine = zlib.decompressobj()
-    try:
-        data = engine.decompress(packed, MAX_UNPACKED)
-    except zlib.error as error:
-        raise fault(file.name, f"damaged PNG metadata ({error}); save it again without metadata") from error
+    data = engine.decompress(packed, MAX_UNPACKED)
     if engine.unconsumed_tail:
-        raise fault(file.name, f"PNG metadata of over {MAX_UNPACKED >> 20} MiB; save it again without metadata")
+        raise ValueError(f"over {MAX_UNPACKED >> 20} MiB")
+    if not engine.eof:
+        raise ValueError("cut off")
     return data
 
 
-def _international_text(file: BinaryIO, contents: bytes) -> bytes:
+def _international_text(contents: bytes) -> bytes:
     """The UTF-8 text of an iTXt chunk: key, 0, packed?, method, language, 0, translated key, 0, text."""
     rest = contents.split(b"\0", 1)[1]
     text = rest[2:].split(b"\0", 2)[2]
-    return _unpacked(file, text) if rest[:1] == b"\1" else text
+    return _unpacked(text) if rest[:1] == b"\1" else text
 
 
 def encode(file: BinaryIO, samples: Samples, metadata: Metadata) -> None:

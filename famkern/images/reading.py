@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +14,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import bmp, exif, jpeg, png, tiff, webp
-from .picture import MAX_PIXELS, WORKSPACE_BYTES, Depth, ImageError, Picture, Samples, Stored, array_bytes, fault
-from .writing import write_bytes
+from . import avif, bmp, colour, exif, heif, jpeg, jxl, png, raw, tiff, webp, xmp
+from .files import check_writable
+from .picture import (
+    MAX_PIXELS,
+    RAW_SUFFIXES,
+    WORKSPACE_BYTES,
+    Bands,
+    Depth,
+    ImageError,
+    Metadata,
+    Picture,
+    Samples,
+    Stored,
+    array_bytes,
+    fault,
+    printable,
+)
+from .writing import check_fits, write_bytes
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+FORMATS = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "AVIF", "JPEG XL", "HEIF")  # in words, those told by their content
+
+logger = logging.getLogger("famkern")
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,10 @@ class Header:
     channels        of the picture: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
     dtype           of the picture: uint8, uint16 or float32
     read_bytes      upper bound, in bytes, of the memory that read() needs at its peak, the returned Picture included
+    metadata        as stored, with an orientation that read() would reset
+    bands           kinds of further bands, see Bands
+    gaps            there may be pixels without data, see Gaps
+    masked          of which a mask of its own tells
     """
 
     path: Path
@@ -35,10 +62,28 @@ class Header:
     channels: int
     dtype: Depth
     read_bytes: int
+    metadata: Metadata
+    bands: tuple[int, ...] = ()
+    gaps: bool = False
+    masked: bool = False
+
+    def check_fits(self, path: str | PathLike[str], format: str) -> None:
+        """Raise the ImageError with which write() would refuse this picture, for the format or for its place."""
+        check_writable(path)
+        check_fits(
+            path,
+            format,
+            self.width,
+            self.height,
+            alpha=self.channels in (2, 4),
+            metadata=self.metadata,
+            bands=len(self.bands),
+            masked=self.masked,
+        )
 
     def write_bytes(self, format: str) -> int:
         """Upper bound, in bytes, of the memory that write() needs at its peak for this picture, itself not included."""
-        return write_bytes(self.width * self.height, self.channels, self.dtype, format)
+        return write_bytes(self.width * self.height, self.channels, self.dtype, format, bands=len(self.bands))
 
 
 def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -49,9 +94,12 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
     with _opened(path, max_pixels) as stored:
         width, height = (stored.width, stored.height) if stored.orientation < 5 else (stored.height, stored.width)
         # After decoding: what was decoded, and the Picture, which is the same array if nothing is to be rearranged.
-        decoded = array_bytes(width * height, stored.channels, stored.dtype)
-        picture = array_bytes(width * height, 4 if stored.channels in (2, 4) else 3, stored.dtype)
-        rearranged = stored.channels != 3 or stored.orientation != 1
+        bands = len(stored.bands)
+        decoded = array_bytes(width * height, stored.channels + bands, stored.dtype)
+        picture = array_bytes(width * height, (4 if stored.channels in (2, 4) else 3) + bands, stored.dtype)
+        if stored.valid:
+            picture += width * height
+        rearranged = stored.channels + bands != 3 or stored.orientation != 1
         return Header(
             path=Path(path),
             format=stored.format,
@@ -59,6 +107,10 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
             height=height,
             channels=stored.channels,
             dtype=stored.dtype,
+            metadata=stored.metadata,
+            bands=stored.bands,
+            gaps=bool(stored.valid) or stored.channels in (2, 4),
+            masked=bool(stored.valid) and stored.nodata is None,
             read_bytes=WORKSPACE_BYTES + max(stored.decode_bytes, decoded + picture if rearranged else 0),
         )
 
@@ -66,11 +118,13 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
 def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read the image file `path`: upright, RGB, at its own depth; see Picture.
 
-    The content decides the format, not the suffix: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit, float32) or BMP.
+    The content decides the format, not the suffix: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit,
+    float32), BMP, AVIF, JPEG XL or HEIF (as phones write it); camera RAW is known by its suffix, and is developed.
     Palettes are expanded, CMYK is converted to sRGB (through the embedded profile, which is then dropped), of a
     multi-picture JPEG the first picture is read, and colours that were multiplied by alpha are divided by it again.
     The orientation is applied, and set to 1 in EXIF and XMP; EXIF's thumbnail is unlinked, for it shows the picture as
-    it was. All other metadata are kept: see Metadata.
+    it was, and XMP mentions no gain map or film that was behind the picture. All other metadata are kept: see Metadata.
+    Those that are damaged are left out, with one warning in the log that names the file.
 
     Raises ImageError if the file is missing, unreadable, empty, cut off, damaged, of another format or of a kind that
     is not supported, if it holds several pictures, more than `max_pixels` pixels (which the header tells, before
@@ -78,10 +132,14 @@ def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """
     with _opened(path, max_pixels) as stored:
         decoded = stored.decode()
-        shape = (stored.height, stored.width) + ((stored.channels,) if stored.channels > 1 else ())
+        channels = stored.channels + len(stored.bands)
+        shape = (stored.height, stored.width) + ((channels,) if channels > 1 else ())
         if decoded.shape != shape or decoded.dtype != stored.dtype:
             raise fault(path, f"damaged: its header tells {shape}, its content is {decoded.shape}; get another copy")
-    return _picture(stored, decoded)
+        valid = stored.valid(decoded) if stored.valid else None
+        if stored.damage:
+            logger.warning(printable(f"{path}: read without damaged metadata: {', '.join(stored.damage)}"))
+    return _picture(stored, decoded, valid)
 
 
 @contextmanager
@@ -100,7 +158,7 @@ def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[Stored]:
         raise fault(path, f"cannot be opened ({error.strerror}); check the name and the permissions") from error
     with file:
         try:
-            stored = _codec(file)(file)
+            stored = _without_damage(_codec(file)(file))
             if stored.width * stored.height > max_pixels:
                 size = f"{stored.width} x {stored.height} = {stored.width * stored.height:,} pixels"
                 raise fault(path, f"{size}, over the limit of {max_pixels:,}; raise max_pixels or scale the image down")
@@ -117,22 +175,52 @@ def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[Stored]:
             raise fault(path, f"{problem}; get another copy of the file or convert it to PNG") from error
 
 
+def _without_damage(stored: Stored) -> Stored:
+    """The same without metadata that would harm whoever reads the result."""
+    metadata, damage = stored.metadata, list(stored.damage)
+    if metadata.icc:
+        kind = colour.profile_kind(metadata.icc)
+        if kind != "RGB" and not (kind == "GRAY" and stored.channels < 3):
+            damage.append(f"colour profile ({f'of {kind} for RGB' if kind else 'not an ICC profile'})")
+            metadata = dataclasses.replace(metadata, icc=None)
+    if metadata.xmp:
+        try:
+            packet: bytes | None = xmp.alone(metadata.xmp, extended=metadata.extended_xmp is not None)
+        except ValueError as error:
+            packet = None
+            damage.append(str(error))
+        metadata = dataclasses.replace(metadata, xmp=packet)
+    if metadata.dpi and not all(0 < dpi < math.inf for dpi in metadata.dpi):
+        metadata = dataclasses.replace(metadata, dpi=None)
+    return dataclasses.replace(stored, metadata=metadata, damage=tuple(damage))
+
+
 def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
+    if Path(file.name).suffix.lower() in RAW_SUFFIXES:
+        return raw.inspect
     start = file.read(16)
     for marks, inspect in (
         ((b"\xff\xd8\xff",), jpeg.inspect),
         ((png.SIGNATURE,), png.inspect),
         ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), tiff.inspect),
         ((b"BM",), bmp.inspect),
+        ((jxl.CODESTREAM, jxl.CONTAINER), jxl.inspect),
     ):
         if start.startswith(marks):
             return inspect
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return webp.inspect
-    raise fault(file.name, "is not a JPEG, PNG, WebP, TIFF or BMP image; convert it to one of these")
+    if start[4:8] == b"ftyp":
+        if start[8:12] in (b"avif", b"avis"):
+            return avif.inspect
+        if start[8:12] in HEIF_BRANDS:
+            return heif.inspect
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        raise fault(file.name, "GIFs are not supported, animated or not; save the picture as PNG")
+    raise fault(file.name, f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; convert it to one of these")
 
 
-def _picture(stored: Stored, decoded: Samples) -> Picture:
+def _picture(stored: Stored, decoded: Samples, valid: NDArray[np.bool_] | None) -> Picture:
     samples = upright(decoded if decoded.ndim == 3 else decoded[..., None], stored.orientation)
     height, width, _ = samples.shape
     if stored.channels >= 3:
@@ -144,15 +232,19 @@ def _picture(stored: Stored, decoded: Samples) -> Picture:
     directories = exif.parse_block(metadata.exif)
     if metadata.exif and directories:
         metadata = dataclasses.replace(metadata, exif=exif.upright(metadata.exif, directories, width, height))
+    colours = 3 if stored.channels >= 3 else 1
     if metadata.xmp and stored.orientation != 1:
-        metadata = dataclasses.replace(metadata, xmp=exif.upright_xmp(metadata.xmp))
+        metadata = dataclasses.replace(metadata, xmp=xmp.upright(metadata.xmp))
     return Picture(
         pixels=pixels,
-        alpha=np.ascontiguousarray(samples[..., -1]) if stored.channels in (2, 4) else None,
+        alpha=np.ascontiguousarray(samples[..., colours]) if stored.channels in (2, 4) else None,
         grey=stored.channels < 3,
         format=stored.format,
         metadata=metadata,
         lossless=stored.lossless,
+        bands=Bands(np.ascontiguousarray(samples[..., stored.channels :]), stored.bands) if stored.bands else None,
+        valid=None if valid is None else np.ascontiguousarray(upright(valid[..., None], stored.orientation)[..., 0]),
+        nodata=stored.nodata,
     )
 
 

@@ -1,8 +1,8 @@
 """TIFF: tifffile and imagecodecs read and write the pixels; `exif` carries the descriptive tags and EXIF over.
 
 Read: 8 and 16 bit and float32, grey (also 1, 2 and 4 bit), RGB, palette, CMYK, and YCbCr in JPEG compression; strips or
-tiles, chunky or planar, one alpha channel (an extra one of no stated meaning is taken for it), any compression of
-imagecodecs. Written: strips, chunky, deflate.
+tiles, chunky or planar, one alpha channel, further bands, any compression of imagecodecs; GDAL's masks, values for no
+data, and tiles that are left out. Written: strips, chunky, deflate.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from . import colour, exif
 from .picture import Depth, Metadata, Samples, Stored, array_bytes, fault
@@ -22,9 +25,10 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR = 0, 1, 2, 3, 5, 6
 BASE_CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3}
 JPEG_COMPRESSIONS = {6, 7}
 UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4
-ASSOCIATED, UNASSOCIATED = 1, 2
+UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
 PLANAR = 2
-REDUCED = 1  # a page that is a smaller version of another
+REDUCED, MASK = 1, 4  # of a page's NewSubfileType: a smaller version of another; says which pixels of it are valid
+NODATA = 42113  # GDAL's tag: the value of samples that hold no data, as text
 
 MAX_RATIOS = {1: 1, 8: 1032, 32946: 1032}  # of compression: none, and deflate under its two numbers
 
@@ -52,7 +56,7 @@ def inspect(file: BinaryIO) -> Stored:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     tiff = tifffile.TiffFile(file)
-    page = _only_page(file, tiff)
+    page, mask = _only_page(file, tiff)
     photometric, bits = int(page.photometric), page.bitspersample
     width, height, samples_per_pixel = page.imagewidth, page.imagelength, page.samplesperpixel
     base = BASE_CHANNELS.get(photometric)
@@ -60,8 +64,11 @@ def inspect(file: BinaryIO) -> Stored:
     if base is None or (photometric == YCBCR and page.compression not in JPEG_COMPRESSIONS):
         name = getattr(page.photometric, "name", page.photometric)
         raise fault(file.name, f"TIFFs of colour type {name} are not supported; {advice}")
-    if samples_per_pixel not in (base, base + 1) or (samples_per_pixel > base and photometric in (PALETTE, INKS)):
+    extra = samples_per_pixel - base
+    if extra < 0 or (extra and photometric in (PALETTE, INKS)):
         raise fault(file.name, f"TIFFs with {samples_per_pixel} channels of this kind are not supported; {advice}")
+    kinds = (tuple(map(int, page.extrasamples)) + extra * (UNSPECIFIED,))[:extra]
+    alpha = kinds[:1] in ((ASSOCIATED,), (UNASSOCIATED,))
     depths = {PALETTE: (1, 2, 4, 8)}.get(photometric, (1, 2, 4, 8, 16) if samples_per_pixel == 1 else (8, 16))
     if int(page.sampleformat) in (UNSIGNED, UNDEFINED) and bits in depths:
         dtype: Depth = np.dtype(np.uint16 if bits == 16 else np.uint8)
@@ -82,14 +89,19 @@ def inspect(file: BinaryIO) -> Stored:
     icc, xmp, photoshop = (
         directories.main[tag].data if tag in directories.main else None for tag in (ICC, XMP, PHOTOSHOP)
     )
+    damage: tuple[str, ...] = ()
+    if photometric == INKS and icc and not colour.describes_inks(icc):
+        icc, damage = None, ("colour profile, which is none of four inks",)
     orientation, dpi = exif.orientation(directories), exif.resolution(directories)
     directories.main = {tag: value for tag, value in directories.main.items() if tag in DESCRIPTIVE}
     described = directories.main or directories.exif or directories.gps
 
-    channels = {PALETTE: 3, INKS: 3}.get(photometric, samples_per_pixel)
+    channels = {PALETTE: 3, INKS: 3}.get(photometric, base + alpha)
+    nodata = None if mask else _nodata(directories.main, dtype)
+    check_validity = partial(_valid, mask, base, nodata)
     stored_bytes = array_bytes(width * height, samples_per_pixel, dtype)
     converted = photometric in (PALETTE, INKS) or (page.planarconfig == PLANAR and samples_per_pixel > 1)
-    converted_bytes = array_bytes(width * height, channels, dtype) if converted else 0
+    converted_bytes = array_bytes(width * height, max(channels, samples_per_pixel), dtype) if converted else 0
     segment = array_bytes((page.tilewidth or width) * (page.tilelength or page.rowsperstrip), samples_per_pixel, dtype)
     if segment > 4 * stored_bytes + MAX_PADDING:
         raise fault(file.name, "the TIFF file's tiles are far larger than its picture; get another copy of it")
@@ -110,17 +122,29 @@ def inspect(file: BinaryIO) -> Stored:
             exif.blob(directories) if described else None, None if photometric == INKS else icc, xmp, photoshop, dpi
         ),
         lossless=int(page.compression) not in JPEG_COMPRESSIONS,
-        decode=lambda: _decode(file, page, dtype, icc, threads),
+        decode=lambda: _decode(file, page, dtype, icc, threads, check_validity),
         least_bytes=width * height * samples_per_pixel * bits // (8 * ratio) if ratio else 0,
-        decode_bytes=stored_bytes + max(in_flight, converted_bytes),
+        decode_bytes=stored_bytes + max(in_flight, converted_bytes, 2 * width * height if mask else 0),
+        damage=damage,
+        bands=kinds[alpha:],
+        nodata=nodata,
+        valid=check_validity if mask or nodata is not None else None,
     )
 
 
-def _only_page(file: BinaryIO, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
-    """The page with the picture. Smaller versions of it may be there too, and are left out; other pictures may not."""
+def _only_page(file: BinaryIO, tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, tifffile.TiffPage | None]:
+    """The page with the picture, and the one that masks it, if any.
+
+    Smaller versions of either may be there too, and are left out; other pictures may not.
+    """
     pages: list[tifffile.TiffPage] = []
+    mask = None
     for page in (entry.aspage() for entry in tiff.pages):
-        if not int(page.subfiletype) & REDUCED:
+        if int(page.subfiletype) & REDUCED:
+            continue
+        if int(page.subfiletype) & MASK:
+            mask = page
+        else:
             pages.append(page)
         if len(pages) > 1:
             break
@@ -130,21 +154,56 @@ def _only_page(file: BinaryIO, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     stacked = (tiff.is_imagej or tiff.is_shaped) and tiff.series[0].size > pages[0].size
     if len(pages) > 1 or stacked or pages[0].imagedepth > 1:
         raise fault(file.name, "the TIFF file holds several pictures; save each as a file of its own")
-    return pages[0]
+    if mask and (mask.shape[:2] != pages[0].shape[:2] or mask.samplesperpixel != 1):
+        raise fault(file.name, "the TIFF file's mask is not of its picture's size; convert it to a plain TIFF")
+    return pages[0], mask
 
 
 def _check_segments(file: BinaryIO, page: tifffile.TiffPage, size: int) -> None:
-    """tifffile reads strips that are missing as black, and the rest of a file that is cut off as it comes."""
+    """tifffile reads strips that are missing as black, and the rest of a file that is cut off as it comes.
+
+    GDAL leaves tiles without data out, and gives them neither place nor length.
+    """
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     expected = int(np.prod(page.chunked))
     missing = len(segments) < expected or any(
-        start + length > size or not length for start, length in segments[:expected]
+        start + length > size or (start and not length) for start, length in segments[:expected]
     )
     if missing:
         raise fault(file.name, "the TIFF file is cut off; get another copy of it")
 
 
-def _decode(file: BinaryIO, page: tifffile.TiffPage, dtype: Depth, icc: bytes | None, threads: int) -> Samples:
+def _nodata(main: exif.Directory, dtype: Depth) -> float | None:
+    """GDAL's value for no data; None where there is none, or none that samples of this dtype can have."""
+    try:
+        value = float(main[NODATA].data.split(b"\0")[0]) if NODATA in main else None
+    except ValueError:
+        return None
+    possible = value is not None and (dtype.kind == "f" or (0 <= value <= np.iinfo(dtype).max and value % 1 == 0))
+    return value if possible else None
+
+
+def _valid(mask: tifffile.TiffPage | None, base: int, nodata: float | None, samples: Samples) -> NDArray[np.bool_]:
+    """(H, W): which pixels hold data, by the mask's page or by the value of all their colours."""
+    if mask:
+        return np.asarray(mask.asarray(maxworkers=1)) != 0
+    valid = np.ones(samples.shape[:2], bool)
+    if nodata is not None:
+        for rows in colour.bands(samples.shape[0], samples.size // samples.shape[0]):
+            colours = samples[rows].reshape(*samples[rows].shape[:2], -1)[..., :base]
+            same = np.isnan(colours) if np.isnan(nodata) else colours == colours.dtype.type(nodata)
+            valid[rows] = ~same.all(-1)
+    return valid
+
+
+def _decode(
+    file: BinaryIO,
+    page: tifffile.TiffPage,
+    dtype: Depth,
+    icc: bytes | None,
+    threads: int,
+    check_validity: Callable[[Samples], NDArray[np.bool_]],
+) -> Samples:
     samples = page.asarray(maxworkers=threads, buffersize=BUFFER_BYTES)
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if samples.ndim == 3 and page.planarconfig == PLANAR:
@@ -162,14 +221,18 @@ def _decode(file: BinaryIO, page: tifffile.TiffPage, dtype: Depth, icc: bytes | 
     if page.photometric == WHITE_IS_ZERO:
         np.subtract(np.iinfo(dtype).max, colours, out=colours)
     if dtype.kind == "f":
-        low, high = colours.min(), colours.max()
+        valid = check_validity(samples)
+        if colours.ndim == 3:
+            valid = valid[..., None]
+        low, high = colours.min(where=valid, initial=1), colours.max(where=valid, initial=0)
         if not (low >= 0 and high <= 1):  # also where they are not numbers
             raise fault(
                 file.name,
                 f"float samples lie in [{low:g}, {high:g}], they must be finite and in [0, 1]; scale or clip them",
             )
-    if tuple(int(kind) for kind in page.extrasamples) == (ASSOCIATED,):
-        _divide_by_alpha(samples)
+    if tuple(int(kind) for kind in page.extrasamples)[:1] == (ASSOCIATED,):
+        base = BASE_CHANNELS[int(page.photometric)]
+        _divide_by_alpha(samples[..., : base + 1])
     return samples
 
 
@@ -186,8 +249,21 @@ def _divide_by_alpha(samples: Samples) -> None:
         )
 
 
-def encode(file: BinaryIO, samples: Samples, metadata: Metadata) -> None:
-    """Write (H, W) or (H, W, 2..4) uint8, uint16 or float32 `samples`; `file` is open for reading too."""
+def encode(
+    file: BinaryIO,
+    samples: Samples,
+    metadata: Metadata,
+    *,
+    colours: int,
+    kinds: Sequence[int],
+    valid: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write (H, W) or (H, W, C) uint8, uint16 or float32 `samples`; `file` is open for reading too.
+
+    colours     1 or 3 of the channels
+    kinds       of the others, as in ExtraSamples
+    valid       (H, W), written as a mask if there is one
+    """
     directories = exif.parse_block(metadata.exif)
     tags: list[tuple[int | str, int, int, bytes, bool]] = []
     links: list[int] = []
@@ -211,9 +287,9 @@ def encode(file: BinaryIO, samples: Samples, metadata: Metadata) -> None:
     with tifffile.TiffWriter(file, bigtiff=big, byteorder="<") as writer:
         writer.write(
             samples,
-            photometric="rgb" if channels > 2 else "minisblack",
+            photometric="rgb" if colours == 3 else "minisblack",
             planarconfig="contig" if channels > 1 else None,
-            extrasamples=[UNASSOCIATED] if channels in (2, 4) else None,
+            extrasamples=kinds or None,
             compression="zlib",
             predictor=True,
             iccprofile=metadata.icc,
@@ -225,6 +301,8 @@ def encode(file: BinaryIO, samples: Samples, metadata: Metadata) -> None:
             maxworkers=THREADS,
             buffersize=BUFFER_BYTES,
         )
+        if valid is not None:
+            writer.write(valid, photometric="mask", subfiletype=MASK, compression="zlib", software=False, metadata=None)
     if directories and links:
         end = file.seek(0, io.SEEK_END)
         padding = end % 2

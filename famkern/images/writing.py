@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import bmp, colour, jpeg, png, tiff, webp
-from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Picture, Samples, Unfit, array_bytes, fault
+from . import avif, bmp, colour, jpeg, png, tiff, webp, xmp
+from .files import replacing
+from .picture import SUFFIXES, WORKSPACE_BYTES, Depth, Metadata, Picture, Samples, Unfit, array_bytes, fault
 
 U8, U16, F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
 
 # Depths that each format holds.
-DEPTHS = {"JPEG": (U8,), "PNG": (U8, U16), "WEBP": (U8,), "TIFF": (U8, U16, F32), "BMP": (U8,)}
-HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
-MAX_SIDES = {"JPEG": jpeg.MAX_SIDE, "PNG": png.MAX_SIDE, "WEBP": webp.MAX_SIDE}
-CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp}
+DEPTHS = {"JPEG": (U8,), "PNG": (U8, U16), "WEBP": (U8,), "TIFF": (U8, U16, F32), "BMP": (U8,), "AVIF": (U8,)}
+HOLD_ALPHA = ("PNG", "TIFF", "WEBP", "AVIF")
+HOLD_GREY = ("JPEG", "PNG", "TIFF", "BMP")
+MAX_SIDES = {"JPEG": jpeg.MAX_SIDE, "PNG": png.MAX_SIDE, "WEBP": webp.MAX_SIDE, "AVIF": avif.MAX_SIDE}
+CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp, "AVIF": avif}
 
 QUALITY = 95
 
@@ -31,17 +30,18 @@ def write(
 ) -> None:
     """Write `picture` to `path`.
 
-    format      "JPEG", "PNG", "WEBP", "TIFF" or "BMP", or a suffix such as "jpg"; None: by the suffix of `path`
-    quality     1..100, for JPEG (4:4:4) and WebP; others lose nothing and ignore it. None: 95, but a lossless WebP that
-                was read stays lossless
+    format      "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "AVIF", or a suffix such as "jpg"; None: by the suffix of `path`
+    quality     1..100, for JPEG and AVIF (4:4:4) and WebP; others lose nothing and ignore it. None: 95, but a lossless
+                WebP that was read stays lossless
 
     The file keeps what the format can hold:
         depth       PNG uint8 and uint16; TIFF these and float32; others uint8. More is rounded, half to even, to the
                     deepest that the format has
-        grey        Rec.601 luma of the pixels; WebP, which has no grey, gets it three times
-        alpha       PNG, TIFF, WebP (which drops an alpha that is opaque everywhere). JPEG, BMP: ImageError
+        grey        Rec.601 luma of the pixels; WebP and AVIF get it three times
+        bands, mask TIFF. Others: ImageError
+        alpha       PNG, TIFF, AVIF, WebP (which drops an alpha that is opaque everywhere). JPEG, BMP: ImageError
         metadata    JPEG all but chunks; PNG all but photoshop; TIFF all but comment and chunks, and of EXIF's main
-                    directory the descriptive tags; WebP exif, icc and xmp; BMP dpi
+                    directory the descriptive tags; WebP and AVIF exif, icc and xmp; BMP dpi
 
     The file appears at once and whole: it is written beside `path` under another name and then moved. If that fails, or
     is interrupted, what was at `path` is still there and nothing else. The permissions are those of any new file.
@@ -53,24 +53,41 @@ def write(
         raise ValueError(f"quality is {quality}; 1 to 100 is accepted")
     format = _format(path, format)
     height, width = picture.pixels.shape[:2]
-    if picture.alpha is not None and format not in HOLD_ALPHA:
-        raise fault(path, f"{format} holds no transparency; write PNG, TIFF or WEBP instead")
-    if max(height, width) > MAX_SIDES.get(format, max(height, width)):
-        raise fault(
-            path, f"{width} x {height} pixels; {format} ends at {MAX_SIDES[format]:,} a side; write TIFF instead"
-        )
+    bands, masked = picture.bands, picture.valid is not None and picture.nodata is None
+    check_fits(
+        path,
+        format,
+        width,
+        height,
+        alpha=picture.alpha is not None,
+        metadata=picture.metadata,
+        bands=len(bands.kinds) if bands else 0,
+        masked=masked,
+    )
     if picture.pixels.dtype == F32:
-        _check_range(picture.pixels)
-    samples = _samples(picture, format)
-    with _replacing(path) as file:
+        _check_range(picture.pixels, picture.valid)
+    samples, metadata = _samples(picture, format), _metadata(picture, format)
+    with replacing(path) as file:
         try:
             if format == "JPEG":
-                jpeg.encode(file, samples, picture.metadata, quality=quality or QUALITY)
+                jpeg.encode(file, samples, metadata, quality=quality or QUALITY)
+            elif format == "AVIF":
+                avif.encode(file, samples, metadata, quality=quality or QUALITY)
             elif format == "WEBP":
                 lossless = quality is None and picture.lossless and picture.format == "WEBP"
-                webp.encode(file, samples, picture.metadata, quality=quality or QUALITY, lossless=lossless)
+                webp.encode(file, samples, metadata, quality=quality or QUALITY, lossless=lossless)
+            elif format == "TIFF":
+                alpha = () if picture.alpha is None else (tiff.UNASSOCIATED,)
+                tiff.encode(
+                    file,
+                    samples,
+                    metadata,
+                    colours=1 if picture.grey else 3,
+                    kinds=alpha + (bands.kinds if bands else ()),
+                    valid=picture.valid if masked else None,
+                )
             else:
-                {"PNG": png, "TIFF": tiff, "BMP": bmp}[format].encode(file, samples, picture.metadata)
+                {"PNG": png, "BMP": bmp}[format].encode(file, samples, metadata)
         except Unfit as error:
             raise fault(path, str(error)) from error
         except MemoryError:
@@ -83,12 +100,43 @@ def write(
             raise fault(path, problem) from error
 
 
-def write_bytes(pixels: int, channels: int, dtype: Depth, format: str) -> int:
+def check_fits(
+    path: str | PathLike[str],
+    format: str,
+    width: int,
+    height: int,
+    *,
+    alpha: bool,
+    metadata: Metadata,
+    bands: int = 0,
+    masked: bool = False,
+) -> None:
+    """Raise the ImageError that write() to `path` would for a picture like this, whatever its pixels."""
+    format = _format(path, format)
+    if bands and format != "TIFF":
+        raise fault(path, f"{format} holds no bands beside colours and transparency; write TIFF instead")
+    if masked and format != "TIFF":
+        raise fault(path, f"{format} holds no mask of valid pixels; write TIFF instead")
+    if alpha and format not in HOLD_ALPHA:
+        raise fault(path, f"{format} holds no transparency; write PNG, TIFF or WEBP instead")
+    if max(height, width) > MAX_SIDES.get(format, max(height, width)):
+        raise fault(
+            path, f"{width} x {height} pixels; {format} ends at {MAX_SIDES[format]:,} a side; write TIFF instead"
+        )
+    if format == "JPEG":
+        try:
+            jpeg.check_metadata(metadata)
+        except Unfit as error:
+            raise fault(path, str(error)) from error
+
+
+def write_bytes(pixels: int, channels: int, dtype: Depth, format: str, *, bands: int = 0) -> int:
     """Upper bound of what write() needs at its peak, the Picture not included; see `Header.write_bytes`."""
     format = _format("", format)
     target = _depth(dtype, format)
-    written = {1: 3, 2: 4}.get(channels, channels) if format == "WEBP" else channels
-    samples = 0 if channels == 3 and dtype == target else array_bytes(pixels, written, target)
+    written = {1: 3, 2: 4}.get(channels, channels) if format not in HOLD_GREY else channels
+    written += bands
+    samples = 0 if channels + bands == 3 and dtype == target else array_bytes(pixels, written, target)
     return WORKSPACE_BYTES + samples + CODECS[format].encode_bytes(pixels, written, target)
 
 
@@ -106,49 +154,45 @@ def _depth(dtype: Depth, format: str) -> Depth:
 
 def _samples(picture: Picture, format: str) -> Samples:
     """What the codec gets: (H, W), or (H, W, 2..4) with alpha last, in a depth that the format holds."""
-    pixels, alpha = picture.pixels, picture.alpha
+    pixels, alpha, further = picture.pixels, picture.alpha, picture.bands
     source, target = pixels.dtype, _depth(pixels.dtype, format)
     height, width = pixels.shape[:2]
-    if source == target and not picture.grey and alpha is None:
+    if source == target and not picture.grey and alpha is None and further is None:
         return pixels
     if source != target and source == F32 and alpha is not None:
         _check_range(alpha)
-    colours = 1 if picture.grey and format != "WEBP" else 3
-    samples = np.empty((height * width, colours + (alpha is not None)), target)
+    colours = 1 if picture.grey and format in HOLD_GREY else 3
+    opaque = alpha is None
+    samples = np.empty((height * width, colours + (not opaque) + (len(further.kinds) if further else 0)), target)
+    if further:  # of a TIFF into a TIFF, and so of the same depth
+        samples[:, colours + (not opaque) :] = further.samples.reshape(height * width, -1)
     # Pixels in a row, whatever the width, so that the intermediate values are few even if the picture is one long line.
     line, alphas = pixels.reshape(-1, 3), None if alpha is None else alpha.reshape(-1)
     for part in colour.bands(height * width, 3):
-        values = colour.luma(line[part])[:, None] if picture.grey else line[part]
+        values = line[part]
+        if picture.valid is not None and source == F32 and target != F32:
+            values = np.nan_to_num(values).clip(0, 1)  # what stands for no data may be anything
+        if picture.grey:
+            values = colour.luma(values)[:, None]
         samples[part, :colours] = colour.requantised(values, source, target)
         if alphas is not None:
             samples[part, colours] = colour.requantised(alphas[part], source, target)
     return samples.reshape((height, width) if samples.shape[1] == 1 else (height, width, -1))
 
 
-def _check_range(samples: Samples) -> None:
-    if not (samples.min() >= 0 and samples.max() <= 1):  # also where they are not numbers
-        raise ValueError(
-            f"float samples lie in [{samples.min():g}, {samples.max():g}]; finite and in [0, 1] is accepted"
-        )
+def _metadata(picture: Picture, format: str) -> Metadata:
+    """What the codec gets: no extension of XMP that it has no place for, and no profile of grey for three channels."""
+    metadata = picture.metadata
+    if metadata.xmp and metadata.extended_xmp and format != "JPEG":
+        metadata = replace(metadata, xmp=xmp.alone(metadata.xmp, extended=False), extended_xmp=None)
+    three = not (picture.grey and format in HOLD_GREY)
+    if metadata.icc and three and colour.profile_kind(metadata.icc) == "GRAY":
+        metadata = replace(metadata, icc=None)
+    return metadata
 
 
-@contextmanager
-def _replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
-    """A new file, open for reading and writing, that takes the place of `path` if the block ends well."""
-    target = os.path.realpath(path)  # a link stays a link, to the new file
-    if os.path.isdir(target):
-        raise fault(path, "is a folder; name a file")
-    temporary = Path(target).with_name(f".famkern-{secrets.token_hex(8)}.part")
-    try:
-        # Mode "x" never opens what is there, and leaves the permissions to the umask, which mkstemp does not.
-        file = open(temporary, "x+b")  # noqa: SIM115
-        try:
-            with file:
-                yield file
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink()
-            raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise fault(path, f"cannot be written ({reason}); check the folder, its permissions and the disk") from error
+def _check_range(samples: Samples, valid: NDArray[np.bool_] | None = None) -> None:
+    where = True if valid is None else valid[..., None]
+    low, high = samples.min(where=where, initial=1), samples.max(where=where, initial=0)
+    if not (low >= 0 and high <= 1):  # also where they are not numbers
+        raise ValueError(f"float samples lie in [{low:g}, {high:g}]; finite and in [0, 1] is accepted")

@@ -29,7 +29,14 @@ from .zoo import WeightsError
 
 Network = Student | UStudent | Teacher
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pk", ".pkl", ".ckpt")
+
+# What training programs put around the tensors: our own and FFA-Net's, Lightning's, BasicSR's (the average first).
+WRAPPERS = ("model", "state_dict", "params_ema", "params")
+# And before their names: DataParallel; Lightning, for a network that is an attribute of its module, among others.
+PREFIXES = ("module.", "model.", "student.", "network.", "net.")
+COMPILED = "_orig_mod."  # torch.compile's, anywhere in a name
+MARKS = ("pre.0.weight", "red.first_part.0.weight")  # tensors that tell a network
 
 # Training checkpoints of FFA-Net and of the paper's code keep their histories as NumPy scalars. Unpickling those needs
 # these constructors and no more; NumPy 1 and 2 wrote the first under different names.
@@ -46,8 +53,9 @@ def load(path_or_name: str | os.PathLike[str]) -> Network:
     """Load a network.
 
     Args:
-        path_or_name: one of `available()`, or a checkpoint: .safetensors; .pth, .pt, .pk or .pkl as torch.save writes
-            them, bare or wrapped as {"model": ...} or {"state_dict": ...}, with or without "module." before the names.
+        path_or_name: one of `available()`, or a checkpoint: .safetensors; .pth, .pt, .pk, .pkl or .ckpt as torch.save
+            writes them, bare or wrapped as {"model": ...}, {"state_dict": ...}, {"params": ...}, with or without "module.",
+            "model.", "student." before the names; so those of DataParallel, torch.compile, Lightning and BasicSR.
             The paper's and FFA-Net's own checkpoints load unchanged.
 
     Returns:
@@ -67,13 +75,18 @@ def load(path_or_name: str | os.PathLike[str]) -> Network:
 
 
 def _load(path: Path, source: str) -> Network:
-    tensors, metadata = read_checkpoint(path)
-    network = build(tensors, source)
+    with torch.device("cpu"):  # whatever the default device of the process
+        tensors, metadata = read_checkpoint(path)
+        window = tensors.pop("window", None)  # of a state dict of ours
+        network = build(tensors, source)
+    if window is not None and (window.numel() != 1 or window.is_floating_point()):
+        raise WeightsError(f"{source}: its window is not a whole number")
+    given = metadata.get("window", None if window is None else int(window))
     if isinstance(network, Teacher):
         return network
     try:
-        if "window" in metadata:
-            network.window = metadata["window"]
+        if given is not None:
+            network.window = given
         if "scale_side" in metadata:
             network.scale_side = _parse_side(metadata["scale_side"])
     except ValueError as error:
@@ -108,19 +121,35 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise WeightsError(f"{path}: not a checkpoint that can be read as data ({_reason(error)})") from error
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: a dictionary of tensors expected, {type(content).__name__} found")
-    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
+    tensors = _without_prefix({str(name).replace(COMPILED, ""): value for name, value in content.items()})
     wrong = next((name for name, value in tensors.items() if not isinstance(value, Tensor)), None)
     if wrong is not None:
         raise WeightsError(
             f"{path}: a dictionary of tensors expected, but {wrong!r} is of type {type(tensors[wrong]).__name__}"
         )
     return tensors, metadata
+
+
+def _without_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of the network that is known by a mark, without what stands before their names.
+
+    Beside a network that is an attribute of another module there may be others (a teacher, an average), which stay out.
+    """
+    for mark in MARKS:
+        for name in tensors:
+            prefix = name.removesuffix(mark)
+            rest = prefix
+            while known := next((known for known in PREFIXES if rest.startswith(known)), None):
+                rest = rest.removeprefix(known)
+            if name.endswith(mark) and prefix and not rest:
+                return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return dict(tensors)
 
 
 def _parse_metadata(metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -150,7 +179,8 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
         widths = [_outputs(tensors, f"e{i}.gp.0.conv1.weight") for i in range(1, levels + 1)]
         head: Head = "gain" if _outputs(tensors, "post.0.weight") == 4 else "plain"
         try:
-            network = UStudent(widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
+            with torch.device("meta"):
+                network = UStudent(widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
         except ValueError as error:
             raise WeightsError(f"{source}: not a U-shaped student that famkern knows: {error}") from error
         what = f"a U-shaped student of widths {network.widths}, blocks {network.blocks}"
@@ -159,12 +189,14 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
         each = _count(tensors, "g1.gp.{}.conv1.weight", start=0)
         channels = _outputs(tensors, "pre.0.weight")
         try:
-            network = Student(channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
+            with torch.device("meta"):
+                network = Student(channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
         except ValueError as error:
             raise WeightsError(f"{source}: not a student that famkern knows: {error}") from error
         what = f"a student of {channels} channels, {count} groups, {each} blocks"
     elif "red.first_part.0.weight" in tensors:
-        network, what = Teacher(), "a x2 teacher"
+        with torch.device("meta"):
+            network, what = Teacher(), "a x2 teacher"
     else:
         found = ", ".join(list(tensors)[:3]) or "nothing"
         raise WeightsError(
@@ -188,7 +220,12 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
             raise WeightsError(f"{source}: {name} is not a dense floating-point tensor")
         if not bool(tensors[name].isfinite().all()):
             raise WeightsError(f"{source}: {name} holds NaN or infinity: this training diverged")
-    network.load_state_dict(tensors)
+    # Assigned, not copied into the parameters: these have the default dtype of the process, perhaps 16 bits.
+    own = {
+        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True).contiguous()
+        for name, tensor in tensors.items()
+    }
+    network.load_state_dict(own, assign=True)
     return network.eval()  # type: ignore[return-value]
 
 

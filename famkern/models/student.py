@@ -6,12 +6,13 @@ Student(16, 3, 6) is the paper's student (arXiv 2207.11250), 96,007 parameters; 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..numeric import is_whole
 from . import windows
 
 IMAGE_MEAN = (0.64, 0.60, 0.58)  # RGB; the student sees (image - mean) / std
@@ -120,14 +121,19 @@ class Student(nn.Module):
         window: int | None = None,
     ) -> None:
         super().__init__()
-        if channels < 16 or channels % 16 or groups < 1 or blocks < 1:
+        if (
+            not all(map(is_whole, (channels, groups, blocks)))
+            or channels < 16
+            or channels % 16
+            or min(groups, blocks) < 1
+        ):
             raise ValueError(
                 "Student(channels, groups, blocks) takes a multiple of 16 and two counts of 1 or more, "
                 f"not {channels}, {groups}, {blocks}"
             )
         if norm not in (None, "batch"):
             raise ValueError(f'Student(norm=...) takes None or "batch", not {norm!r}')
-        self.channels, self.groups, self.blocks, self.norm = channels, groups, blocks, norm
+        self.channels, self.groups, self.blocks, self.norm = int(channels), int(groups), int(blocks), norm
         self.pre = nn.Sequential(conv3x3(3, channels))
         for i in range(groups):
             self.add_module(f"g{i + 1}", Group(channels, blocks, norm))
@@ -137,6 +143,7 @@ class Student(nn.Module):
         self.palayer = PixelAttention(channels)
         self.post = nn.Sequential(conv3x3(channels, channels), conv3x3(channels, 3))
         self.window = window
+        windows.keep_in_state_dict(self)
 
     @property
     def window(self) -> int | None:
@@ -149,6 +156,10 @@ class Student(nn.Module):
         for module in self.modules():
             if isinstance(module, ChannelAttention):
                 module.window = window
+
+    def extra_repr(self) -> str:
+        """The arguments, for print(module)."""
+        return f"channels={self.channels}, groups={self.groups}, blocks={self.blocks}" + options(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""
@@ -163,13 +174,19 @@ class Student(nn.Module):
         return self.post(self.palayer(o)) + image
 
 
+def options(network: Any) -> str:
+    """What both families have beside their numbers, where it is not the default, for print(module)."""
+    given = {"norm": network.norm, "window": network.window}
+    return "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+
+
 def fold_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A student's state dict with every batch normalisation folded into the convolution before it.
 
     In evaluation a normalisation is the affine map (y - mean) / sqrt(var + eps) * weight + bias of each channel, which a
     convolution can absorb. Tensors of a student without normalisation pass through unchanged.
     """
-    folded = {name: tensor for name, tensor in tensors.items() if ".norm" not in name}
+    folded = {name: tensor for name, tensor in tensors.items() if ".norm" not in name and name != "window"}
     for name in [name for name in tensors if name.endswith(("norm1.weight", "norm2.weight"))]:
         norm = name.removesuffix(".weight")
         conv = norm.replace(".norm", ".conv")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..numeric import is_whole
+
 
 class DepthwiseSeparableConv(nn.Module):
     """A depthwise k x k convolution, then a 1x1 convolution across channels, both with bias."""
@@ -65,7 +67,7 @@ class Teacher(nn.Module):
 
     def __init__(self, scale: int = 2) -> None:
         super().__init__()
-        if scale < 2:
+        if not is_whole(scale) or scale < 2:
             raise ValueError(f"Teacher(scale=...) takes 2 or more, not {scale}")
         self.scale = scale
         self.red, self.green, self.blue = DSCFSRCNN(scale), DSCFSRCNN(scale), DSCFSRCNN(scale)

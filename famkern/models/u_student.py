@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..numeric import is_whole
 from . import windows
-from .student import ChannelAttention, Group, conv3x3
+from .student import ChannelAttention, Group, conv3x3, options
 
 Head = Literal["gain", "plain"]
 
@@ -56,9 +57,9 @@ class UStudent(nn.Module):
         super().__init__()
         self.widths, self.blocks, self.head, self.norm = tuple(widths), tuple(blocks), head, norm
         self.levels = len(self.widths)
-        if self.levels < 2 or any(width < 16 or width % 16 for width in self.widths):
+        if self.levels < 2 or any(not is_whole(width) or width < 16 or width % 16 for width in self.widths):
             raise ValueError(f"UStudent(widths=...) takes two or more multiples of 16, not {self.widths}")
-        if len(self.blocks) != 2 * self.levels - 1 or min(self.blocks) < 1:
+        if len(self.blocks) != 2 * self.levels - 1 or any(not is_whole(count) or count < 1 for count in self.blocks):
             raise ValueError(
                 f"UStudent(blocks=...) takes {2 * self.levels - 1} counts of 1 or more for {self.levels} levels, "
                 f"not {self.blocks}"
@@ -78,6 +79,7 @@ class UStudent(nn.Module):
             self.add_module(f"d{level}", Group(fine, self.blocks[-level], norm))
         self.post = nn.Sequential(conv3x3(self.widths[0], 4 if head == "gain" else 3))
         self.window = window
+        windows.keep_in_state_dict(self)
 
     @property
     def window(self) -> int | None:
@@ -93,6 +95,10 @@ class UStudent(nn.Module):
                 for module in group.modules():
                     if isinstance(module, ChannelAttention):
                         module.window = None if window is None else window // scale
+
+    def extra_repr(self) -> str:
+        """The arguments, for print(module)."""
+        return f"widths={self.widths}, blocks={self.blocks}, head={self.head!r}" + options(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""

@@ -8,9 +8,13 @@ channel's weight is computed at the corners and linear between them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..numeric import is_whole
 
 WINDOW_CELLS = 4
 LEAST_CELL = 4  # pixels: the tiles of compiled kernels
@@ -27,9 +31,30 @@ def check(window: int | None, levels: int = 1) -> int | None:
         ValueError: if it is not a multiple of 16 on every level.
     """
     least = WINDOW_CELLS * LEAST_CELL * 2 ** (levels - 1)
-    if window is not None and (not isinstance(window, int) or window < 1 or window % least):
+    if window is not None and (not is_whole(window) or window < 1 or window % least):
         raise ValueError(f"window is a multiple of {least} pixels, or None for the whole picture, not {window!r}")
-    return window
+    return None if window is None else int(window)
+
+
+def keep_in_state_dict(network: nn.Module) -> None:
+    """Have the network's `window` travel with its state dict, as an integer tensor of that name.
+
+    It is there only where the network has one, and need not be there to be loaded: the papers' checkpoints have none, and
+    a network that loads one without keeps its own.
+    """
+    network.register_state_dict_post_hook(_save)
+    network.register_load_state_dict_pre_hook(_load)
+
+
+def _save(network: Any, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    if network.window is not None:
+        state[f"{prefix}window"] = torch.tensor(network.window, dtype=torch.int64, device="cpu")
+
+
+def _load(network: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    window = state.pop(f"{prefix}window", None)
+    if window is not None:
+        network.window = int(window)
 
 
 def means(x: Tensor, window: int | None) -> Tensor:

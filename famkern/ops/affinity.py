@@ -23,6 +23,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..numeric import is_whole
 from . import gpu
 from .affinity_l1 import affinity_l1
 from .affinity_maps import affinity_maps
@@ -62,7 +63,7 @@ def feature_affinity_loss(
 
     Returns:
         A scalar: float64 if an input is, else float32. 0, with gradient 0, where affinities are equal.
-        Both arguments receive gradients; a gradient of the gradient raises RuntimeError.
+        Both arguments receive gradients; a gradient of the gradient, or a forward-mode derivative, raises RuntimeError.
 
     Raises:
         ValueError, TypeError: shapes, sizes, options or dtypes that are not as above.
@@ -218,7 +219,7 @@ def _check(teacher: Tensor, student: Tensor, teacher_pool: int, student_pool: in
 
 def _check_options(teacher_pool: int, student_pool: int, scale: str, norm: str) -> None:
     for name, pool in (("teacher_pool", teacher_pool), ("student_pool", student_pool)):
-        if not isinstance(pool, int) or pool < 1:
+        if not is_whole(pool) or pool < 1:
             raise ValueError(f"{name} is {pool!r}; a whole number >= 1 is accepted")
     if scale not in ("paper", "rms"):
         raise ValueError(f"scale is {scale!r}; 'paper' and 'rms' are accepted")
@@ -233,7 +234,7 @@ def _check_map(name: str, features: Tensor, pool_name: str, pool: int) -> None:
         raise TypeError(f"{name} is {features.dtype}; float32, float64, float16 and bfloat16 are accepted")
     if features.dim() != 4 or 0 in features.shape[:2]:
         raise ValueError(f"{name} has shape {tuple(features.shape)}; [B, C, H, W] with B, C >= 1 is accepted")
-    if not isinstance(pool, int) or pool < 1:
+    if not is_whole(pool) or pool < 1:
         raise ValueError(f"{pool_name} is {pool!r}; a whole number >= 1 is accepted")
     if features.shape[2] < pool or features.shape[3] < pool:
         raise ValueError(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .affinity_maps import on_gpu, refuse_second_derivative, triton_kernels
-from .library import LIBRARY
+from .library import LIBRARY, refuse_forward_mode
 
 LIBRARY.define("affinity_l1(Tensor maps) -> Tensor")
 LIBRARY.define("affinity_l1_backward(Tensor maps, Tensor scale) -> Tensor")
@@ -36,6 +36,7 @@ def affinity_l1(maps: Tensor) -> Tensor:
     Returns:
         [B] float64. Differentiable once.
     """
+    refuse_forward_mode(maps)
     return torch.ops.famkern.affinity_l1(maps)
 
 

@@ -64,9 +64,10 @@ def affinity_maps(
         norms: [B] float64: the Frobenius norm of A(S') - A(T') of each image; 0 where only rounding is left.
 
     Gradients reach teacher and student through maps and norms (0 where the norm is 0); a second derivative raises
-    RuntimeError.
+    RuntimeError, and so does a forward-mode one.
     """
-    return torch.ops.famkern.affinity_maps(teacher, student, teacher_pool, student_pool, normalize, gram)
+    library.refuse_forward_mode(teacher, student)
+    return torch.ops.famkern.affinity_maps(teacher, student, int(teacher_pool), int(student_pool), normalize, gram)
 
 
 def swap(gram: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import formulas, route
-from .library import LIBRARY
+from .library import LIBRARY, refuse_forward_mode
 
 LIBRARY.define("conv3x3(Tensor x, Tensor weight, Tensor bias, bool residual) -> (Tensor y, Tensor mean)")
 LIBRARY.define(
@@ -45,6 +45,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool = False) 
     """
     if x.device.type != "cpu" or route.choose(x.device, x.shape[-1], x.dtype) is not route.COMPILED:
         return reference(x, weight, bias, residual=residual)
+    refuse_forward_mode(x, weight, bias)
     y, mean = torch.ops.famkern.conv3x3(x.contiguous(), weight.contiguous(), bias.contiguous(), residual)
     return y, mean
 

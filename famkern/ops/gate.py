@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import formulas, route
 from .conv import refuse_second_derivative
-from .library import LIBRARY
+from .library import LIBRARY, refuse_forward_mode
 
 LIBRARY.define(
     "gate(Tensor? x, Tensor z, Tensor gate, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2) -> Tensor"
@@ -45,6 +45,7 @@ def gate(
     """
     if z.device.type != "cpu" or route.choose(z.device, z.shape[-1], z.dtype) is not route.COMPILED:
         return reference(x, z, gate, weight1, bias1, weight2, bias2)
+    refuse_forward_mode(x, z, gate, weight1, bias1, weight2, bias2)
     arguments = (None if t is None else t.contiguous() for t in (x, z, gate, weight1, bias1, weight2, bias2))
     return torch.ops.famkern.gate(*arguments)
 

@@ -14,9 +14,7 @@ import ctypes
 import functools
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,27 +40,17 @@ def _load() -> str | None:
 _REASON = _load()
 
 
-def register_stage(name: str, reference: Callable[..., None]) -> None:
-    """Register a stage operator, which writes its results into its arguments: for any device, and for CUDA with Triton.
+def refuse_forward_mode(*tensors: torch.Tensor | None) -> None:
+    """Refuse tensors that carry a forward-mode derivative (torch.func.jvp), which the operators would silently drop.
 
-    Where _C.so has the stages in CUDA C++ they get an operator of their own, NAME_cuda, with the same schema.
-
-    The low-level registration on purpose: torch.library.custom_op imports PyTorch's compiler at the first call, which
-    takes a second and a hundred megabytes.
+    Raises:
+        RuntimeError: if there is one.
     """
-
-    def on_gpu(*arguments: Any) -> None:
-        from ..kernels import stages  # when a CUDA tensor first needs it
-
-        getattr(stages, name)(*arguments)
-
-    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
-    LIBRARY.impl(name, on_gpu, "CUDA")
-    torch.library.register_fake(f"famkern::{name}", lambda *_arguments: None, lib=LIBRARY)
-    if has_cuda_stages():
-        schema = str(getattr(torch.ops.famkern, name).default._schema)
-        LIBRARY.define(schema.replace(f"famkern::{name}", f"{name}_cuda"))
-        torch.library.register_fake(f"famkern::{name}_cuda", lambda *_arguments: None, lib=LIBRARY)
+    for tensor in tensors:
+        if tensor is not None and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                "famkern's operators have derivatives backwards only, not torch.func.jvp or other forward-mode ones"
+            )
 
 
 def why_not_compiled() -> str | None:
@@ -110,9 +98,19 @@ def instruction_set() -> str:
     """
     if _REASON is not None:
         return "none"
-    query = ctypes.CDLL(str(COMPILED)).famkern_instruction_set
-    query.restype = ctypes.c_char_p
-    answer = query().decode()
+    answer = _text("famkern_instruction_set")
     if answer.startswith("FAMKERN_CPU_ISA"):  # the complaint about its value
         raise ValueError(answer)
     return answer
+
+
+def cpu_features() -> str:
+    """Vector extensions that this CPU has, of those that there are kernels for; needs the compiled kernels."""
+    return _text("famkern_cpu_features")
+
+
+def _text(function: str) -> str:
+    """What a function of _C.so without arguments says."""
+    query = getattr(ctypes.CDLL(str(COMPILED)), function)
+    query.restype = ctypes.c_char_p
+    return query().decode()

@@ -1,4 +1,4 @@
-"""Which implementation of the stage operators runs, and what the engine must know about it.
+"""Which implementation of the stages runs, and what the engine must know about it.
 
 The compiled CPU kernels and the Triton kernels for GPUs have 16, 32 or 64 channels and compute in float32; those in CUDA
 C++ have 16 channels and 16-bit maps, and come before Triton. Everything else goes to the reference in plain PyTorch, many
@@ -13,21 +13,21 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import formulas, gpu, library
+from .kinds import Kind
 
 CHANNELS = (16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Route:
-    """An implementation of the stage operators."""
+    """An implementation of the stages."""
 
     name: str
     tile: int  # rows that it computes at a time; bands start at multiples of it
@@ -62,13 +62,16 @@ COMPILED = Route("compiled", 4, 1 << 18, _compiled_workspace)
 GPU = Route("gpu", 1, 1 << 24, _triton_workspace)
 
 
-def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
-    """The route of a network with so many channels, computed in `dtype`."""
+def choose(
+    device: torch.device, channels: int | Collection[int], dtype: torch.dtype, kind: Kind | None = None
+) -> Route:
+    """The route of maps with so many channels, computed in `dtype`; of one kind of stage, or of what training needs."""
+    channels = {channels} if isinstance(channels, int) else channels
     if os.environ.get("FAMKERN_REFERENCE") == "1":
         _announce("FAMKERN_REFERENCE=1 asks for it")
         return REFERENCE
     if device.type == "cuda":
-        return _choose_on_gpu(device, channels, dtype)
+        return _choose_on_gpu(device, channels, dtype, kind)
     if device.type != "cpu":
         return REFERENCE
     if library.why_not_compiled() is not None:
@@ -76,23 +79,39 @@ def choose(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
         return REFERENCE
     if not torch.compiler.is_compiling():
         library.instruction_set()  # an error here, not in the middle of a kernel, if the environment names none
-    return COMPILED if _suits("compiled", channels, dtype) else REFERENCE
+    return COMPILED if _suits("compiled", channels, dtype, kind) else REFERENCE
 
 
-def _choose_on_gpu(device: torch.device, channels: int, dtype: torch.dtype) -> Route:
+def join(routes: Collection[Route]) -> Route:
+    """What the engine must know about a line whose stages run on these routes."""
+    if len(routes) == 1:
+        (route,) = routes
+        return route
+    return Route(
+        " and ".join(sorted(route.name for route in routes)),
+        max(route.tile for route in routes),
+        max(route.band_pixels for route in routes),
+        lambda *band: max(route.workspace_bytes(*band) for route in routes),
+    )
+
+
+def _choose_on_gpu(device: torch.device, channels: Collection[int], dtype: torch.dtype, kind: Kind | None) -> Route:
     reason = gpu.why_not(device)
     if reason is not None:
         _announce(reason)
         return REFERENCE
-    return GPU if _suits("Triton", channels, dtype) else REFERENCE
+    return GPU if _suits("Triton", channels, dtype, kind) else REFERENCE
 
 
-def _suits(kernels: str, channels: int, dtype: torch.dtype) -> bool:
+def _suits(kernels: str, channels: Collection[int], dtype: torch.dtype, kind: Kind | None) -> bool:
+    if kind is not None and kernels.lower() not in kind.kernels:
+        _announce(f"the {kernels} kernels do not have the stage {kind.name}")
+        return False
     if dtype != torch.float32:
         _announce(f"the {kernels} kernels compute in float32, not {dtype}")
         return False
-    if channels not in CHANNELS:
-        _announce(f"the {kernels} kernels have 16, 32 or 64 channels, not {channels}")
+    if others := sorted(set(channels) - set(CHANNELS)):
+        _announce(f"the {kernels} kernels have 16, 32 or 64 channels, not {others[0]}")
         return False
     return True
 
@@ -108,21 +127,11 @@ def describe_gpu(device: torch.device) -> str:
     return "CUDA C++ for 16 channels and 16-bit maps, Triton for others"
 
 
-def operator(name: str, reference: Callable[..., None], weight: Tensor, storage: torch.dtype) -> Callable[..., None]:
-    """The implementation of a stage for a network with this C -> C convolution (C, C, 3, 3) and maps in `storage`.
-
-    On a GPU CUDA C++ where it was built and has the stage, since its intermediates stay in shared memory, else Triton.
-    """
-    route = choose(weight.device, weight.shape[0], weight.dtype)
-    if route is REFERENCE:
-        return reference
-    if route.name == GPU.name and weight.shape[0] == 16 and storage != torch.float32 and library.why_not_cuda() is None:
-        name += "_cuda"
-    return getattr(_operators(), name)
-
-
-def _operators() -> Any:
-    return torch.ops.famkern
+def is_in_cuda(kind: Kind, tensors: Sequence[Tensor]) -> bool:
+    """Whether a stage with these maps runs in CUDA C++ on a GPU, since intermediates stay in shared memory; else Triton."""
+    maps = [tensor for tensor in tensors if tensor.shape[3] != 3]
+    fits = all(m.shape[3] == 16 and m.dtype in (torch.float16, torch.bfloat16) for m in maps)
+    return fits and "cuda" in kind.kernels and library.why_not_cuda() is None
 
 
 def _announce(reason: str) -> None:

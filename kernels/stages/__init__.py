@@ -26,14 +26,14 @@ Means over windows (famkern/engine/means.py): a lane interpolates its gates betw
 program adds its columns cell by cell. A switch at compilation, so that one mean for all costs what it did.
 
     pieces      what kernels are made of            launch      checks, memory beside the maps
-    programs    the kernels                         calls       the operators
+    programs    the kernels                         calls       the operator, kind by kind
     tiles       how they are launched               measure     ... where that is measured
 
-The contracts are those of famkern/ops/{head,block,group,tail}.py.
+The contracts are those of famkern/ops/stage.py and famkern/ops/kinds.
 """
 
-from .calls import block_stage, group_stage, head_stage, last_group_stage, tail_stage
+from .calls import stage
 from .launch import workspace_bytes
 from .tiles import TILES
 
-__all__ = ["TILES", "block_stage", "group_stage", "head_stage", "last_group_stage", "tail_stage", "workspace_bytes"]
+__all__ = ["TILES", "stage", "workspace_bytes"]

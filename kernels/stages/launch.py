@@ -49,13 +49,11 @@ class _Launch:
 
     Args:
         kernel: of the stage.
-        weight: (C, C, 3, 3), of a convolution of the stage.
-        picture: (B, rows, width, any), a result.
+        result: (B, rows, width, any), one of them.
         maps: read, (B, top + rows + bottom, width, C).
         outputs: maps that are written, (B, rows, width, C).
         sums: (B, rows, cells, C).
-        cell: columns over which sums are taken, and rows and columns between the corners of gates.
-        first_row: of the picture, with which what is read begins.
+        place: top, bottom, cell, first_row, as the operator has them.
         gate: of channels, (B, Y, X, gates C), or None.
         reach: rows and columns around a pixel that it depends on.
         rings: sum of their channels.
@@ -67,24 +65,20 @@ class _Launch:
     def __init__(
         self,
         kernel: Any,
-        weight: Tensor,
-        picture: Tensor,
+        result: Tensor,
         maps: Sequence[Tensor],
         outputs: Sequence[Tensor],
         sums: Sequence[Tensor],
-        top: int,
-        bottom: int,
-        cell: int,
-        first_row: int = 0,
+        place: Sequence[int],
         gate: Tensor | None = None,
         *,
         reach: int,
         rings: int,
     ) -> None:
         self.kernel = kernel
-        self.B, self.rows, self.width, _ = picture.shape
-        self.C, self.top, self.bottom = weight.shape[0], top, bottom
-        self.dtype = (*maps, *outputs)[0].dtype
+        self.B, self.rows, self.width, _ = result.shape
+        self.top, self.bottom, cell, first_row = place
+        self.C, self.dtype = (*maps, *outputs)[0].shape[3], (*maps, *outputs)[0].dtype
         if self.C not in CHANNELS or self.dtype not in DTYPES:
             raise RuntimeError(
                 f"maps of 16, 32 or 64 channels in float16, bfloat16 or float32 expected, not {self.C} in {self.dtype}"
@@ -96,7 +90,7 @@ class _Launch:
         self.cell = max(1, min(cell, SIZE))
         self.cells = triton.cdiv(self.width, self.cell)
         _expect((self.B, self.rows, self.cells, self.C), torch.float64, *sums)
-        self.tile = tile_for(self.C, self.dtype, picture.device)
+        self.tile = tile_for(self.C, self.dtype, result.device)
         self.own = self.tile.lanes - 2 * reach
         self.blocks = triton.cdiv(self.width, self.own)
         self.parts = parts_of(self.own, self.width, self.cell)
@@ -106,15 +100,15 @@ class _Launch:
         if self.windows:
             self.tile = self.tile.over_windows()
         programs = self.tile.block_programs if kernel is _block else self.tile.programs
-        runs = max(1, _multiprocessors(picture.device) * programs // (self.blocks * self.B))  # all run at the same time
+        runs = max(1, _multiprocessors(result.device) * programs // (self.blocks * self.B))  # all run at the same time
         self.run = max(LEAST_RUN, triton.cdiv(self.rows, runs))
         self.grid = (self.blocks * triton.cdiv(self.rows, self.run), self.B)
         size = math.prod(self.grid) * ROWS.value * (self.tile.lanes + MARGIN.value) * rings
-        self.scratch = picture.new_empty(size, dtype=self.dtype)
+        self.scratch = result.new_empty(size, dtype=self.dtype)
         self.sums = sums
         # Of each block of columns, float32.
         shape = (self.B, self.rows, self.blocks, self.parts, self.C)
-        self.partials = [picture.new_empty(shape, dtype=torch.float32) for _ in sums]
+        self.partials = [result.new_empty(shape, dtype=torch.float32) for _ in sums]
 
     def _corners(self, gate: Tensor | None, first_row: int) -> tuple[int, int]:
         """Rows and columns of the gate, enough of them for all that is read."""

@@ -8,43 +8,40 @@ import torch
 
 from famkern import engine
 from famkern.engine import storage
-from famkern.models import Student
-from famkern.models.student import IMAGE_MEAN, IMAGE_STD, normalise
+from famkern.models import Student, UStudent
+from famkern.models.student import normalise
 from famkern.ops import formulas
+
+from .test_line import US, lowered
 
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (3, 257), (1, 40), (40, 1), (2, 2), (37, 53), (64, 17)]
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
-def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None):
+class Result:
+    """Takes the result of a run, and sees to it that it comes from the first row to the last."""
+
+    def __init__(self, image):
+        self.picture, self.rows = torch.empty_like(image), 0
+
+    def write(self, start, stop, band):
+        assert start == self.rows
+        self.rows = stop
+        self.picture[:, start:stop] = band[0].permute(2, 0, 1)
+
+
+def run(student, image, *, dtype, band=None, tile=1, spill=False, maps=None, **options):
     """The engine on a picture (3, H, W)."""
-    numbers = {"channels": student.channels, "groups": student.groups, "blocks": student.blocks}
-    line = engine.lower(
-        student.state_dict(), **numbers, mean=IMAGE_MEAN, std=IMAGE_STD, dtype=dtype, device=CPU
-    )  # fmt: skip
-    height, width = image.shape[1:]
+    line = lowered(student, dtype, maps)
     plan = engine.make_plan(
-        line,
-        height,
-        width,
-        student.channels,
-        dtype=maps or dtype,
-        tile=tile,
-        memory=None,
-        available=1 << 36,
-        window=student.window,
-        band=band,
+        line, *image.shape[1:], tile=tile, memory=None, available=1 << 36, window=student.window, band=band
     )
-    plan = replace(plan, spill=spill)
-    result = torch.empty_like(image)
-
-    def finish(start, stop, band):
-        result[:, start:stop] = band[0].permute(2, 0, 1)
-
+    plan, result = replace(plan, spill=spill), Result(image)
     with torch.inference_mode():
-        engine.run(line, plan, engine.Pixels(image.permute(1, 2, 0)), finish, CPU)
-    return result
+        engine.run(plan, engine.Pixels(image.permute(1, 2, 0)), result, CPU, **options)
+    assert result.rows == image.shape[1]
+    return result.picture
 
 
 def whole(student, image):
@@ -61,6 +58,39 @@ def test_the_line_is_the_network(numbers, size, dtype):
     image = torch.rand(3, *size, dtype=dtype)
     result = run(student, image, dtype=dtype)
     assert (result - whole(student, image)).abs().max() <= BOUNDS[dtype]
+
+
+U_SIZES = [(1, 1), (1, 257), (3, 5), (7, 4), (37, 53), (31, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("numbers", "head"), [(US[0], "gain"), (US[1], "plain"), (US[2], "gain")])
+@pytest.mark.parametrize("size", U_SIZES)
+def test_the_line_is_the_u_too(numbers, head, size, dtype):
+    torch.manual_seed(0)
+    student = UStudent(*numbers, head=head).to(dtype).eval()
+    image = torch.rand(3, *size, dtype=dtype)
+    expected = whole(student, image)
+    for band, tile, spill in ((None, 1, False), (4, 1, True), (16, 4, False)):
+        result = run(student, image, dtype=dtype, band=band, tile=tile, spill=spill)
+        assert (result - expected).abs().max() <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("size", [(131, 67), (64, 200), (1, 300)])
+def test_the_u_over_windows(size):
+    """Means at half the scale are of windows of half the side."""
+    torch.manual_seed(0)
+    student = UStudent((16, 32, 16), (1, 2, 1, 1, 2), window=64).double().eval()
+    for name, parameter in student.named_parameters():
+        if "calayer" in name:  # which channel attention of a new network hardly notices otherwise
+            parameter.data *= 10
+    image = torch.rand(3, *size, dtype=torch.float64)
+    image[:, : size[0] // 2, : size[1] // 3] *= 0.2
+    expected = whole(student, image)
+    for band, tile in ((None, 1), (16, 4), (48, 4), (4, 1)):
+        assert (run(student, image, dtype=torch.float64, band=band, tile=tile) - expected).abs().max() <= 1e-12
+    student.window = None
+    assert (whole(student, image) - expected).abs().max() > 1e-4  # so that a wrong window would show
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

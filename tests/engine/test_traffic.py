@@ -8,22 +8,23 @@ import torch
 
 from famkern.engine import traffic
 from famkern.engine.line import IMAGE, OUTPUT
+from famkern.models import UStudent
 
-from .test_line import NUMBERS, line_of
+from .test_line import NUMBERS, line_of, lowered
 
 DOCUMENT = Path(__file__).parents[2] / "docs/gpu-kernels.md"
 HALF = torch.float16
 
 
 def name_of(stage):
-    return stage.operator.__name__.removesuffix("_stage").replace("_", " ")
+    return stage.kind.replace("_", " ")
 
 
 @pytest.mark.parametrize(("groups", "blocks"), NUMBERS)
 def test_two_maps_in_and_two_out_and_three_in_at_the_end_of_a_group(groups, blocks):
-    line = line_of(groups, blocks)
-    for stage in line:
-        moved = traffic.stage_traffic(stage, 16, HALF)
+    line = line_of(groups, blocks, HALF)
+    for stage in line.stages:
+        moved = traffic.stage_traffic(line, stage)
         most = {"head": (0, 2), "block": (2, 2), "group": (3, 2), "last group": (3, 1), "tail": (groups, 0)}
         reads, writes = most[name_of(stage)]
         assert moved.maps_read <= reads
@@ -33,21 +34,34 @@ def test_two_maps_in_and_two_out_and_three_in_at_the_end_of_a_group(groups, bloc
 
 
 def test_a_map_that_is_read_twice_is_one_map():
-    stage = line_of(3, 1)[1]
+    line = line_of(3, 1, HALF)
+    stage = line.stages[1]
     assert name_of(stage) == "group"
     assert len(stage.reads) == 3
-    assert traffic.stage_traffic(stage, 16, HALF).maps_read == 2
+    assert traffic.stage_traffic(line, stage).maps_read == 2
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 128), (torch.bfloat16, 128), (torch.float32, 256)])
 def test_bytes_follow_the_precision(dtype, size):
-    assert traffic.stage_traffic(line_of(3, 6)[1], 16, dtype).total == size
+    line = line_of(3, 6, dtype)
+    assert traffic.stage_traffic(line, line.stages[1]).total == size
+
+
+def test_at_another_scale_there_are_fewer_pixels():
+    line = lowered(UStudent((16, 32, 64), (1, 2, 4, 2, 1)), maps=HALF)
+    moved = {(stage.kind, line.scales[i]): traffic.stage_traffic(line, stage) for i, stage in enumerate(line.stages)}
+    assert moved["block", 2].total == 4 * 2 * 32 / 4
+    assert moved["block", 4].total == 4 * 2 * 64 / 16
+    assert (moved["down", 2].read, moved["down", 2].written) == (32, 2 * 2 * 32 / 4)
+    assert (moved["up", 1].read, moved["up", 1].written) == (32 + 2 * 32 / 4, 2 * 32)
+    assert moved["u_tail", 1].total == 2 * 32 + 12 + 12  # x is the skip too
 
 
 def test_partial_sums_are_a_vector_a_block_written_and_read():
-    block, group = (next(s for s in line_of(3, 6) if name_of(s) == name) for name in ("block", "group"))
+    line = line_of(3, 6, HALF)
+    block, group = (next(s for s in line.stages if name_of(s) == name) for name in ("block", "group"))
     for stage, sums in ((block, 1), (group, 2)):
-        bare, full = (traffic.stage_traffic(stage, 16, HALF, tiling) for tiling in (None, traffic.TRITON))
+        bare, full = (traffic.stage_traffic(line, stage, tiling) for tiling in (None, traffic.TRITON))
         own = 128 - 2 * stage.convolutions
         assert full.written - bare.written == pytest.approx(sums * 64 / own)
         assert full.read - bare.read == pytest.approx(sums * 64 / own)
@@ -56,7 +70,7 @@ def test_partial_sums_are_a_vector_a_block_written_and_read():
 @pytest.mark.parametrize("tiling", [traffic.TRITON, traffic.CUDA])
 def test_the_halo_is_counted_by_hand(tiling):
     """Pixels read by one block and one run, counted one by one."""
-    for stage in line_of(3, 6):
+    for stage in line_of(3, 6, HALF).stages:
         n, run = stage.convolutions, 24
         rows = 0
         while rows < run + 2 * n:
@@ -66,18 +80,18 @@ def test_the_halo_is_counted_by_hand(tiling):
 
 
 def test_the_documented_table_is_the_model_s():
-    line = line_of(3, 6)
+    line = line_of(3, 6, HALF)
     text = DOCUMENT.read_text()
     documented = {
         name: (int(read[0]) if read[0].isdigit() else 0, int(written[0]) if written[0].isdigit() else 0, int(size))
         for name, read, written, size in re.findall(r"^\| ([a-z ]+) \| (.+?) \| (.+?) \| (\d+) \|", text, re.MULTILINE)
     }
     counted = {}
-    for stage in line:
-        moved = traffic.stage_traffic(stage, 16, HALF)
+    for stage in line.stages:
+        moved = traffic.stage_traffic(line, stage)
         counted[name_of(stage)] = (moved.maps_read, moved.maps_written, moved.total)
     assert documented == counted
-    total = sum(traffic.stage_traffic(stage, 16, HALF).total for stage in line)
+    total = sum(traffic.stage_traffic(line, stage).total for stage in line.stages)
     assert f"moves {total:,.0f} bytes a pixel" in text
 
 

@@ -96,7 +96,7 @@ def test_what_is_no_image_file(tmp_path):
     (tmp_path / "empty.png").touch()
     assert "is empty" in problem(tmp_path / "empty.png")
     (tmp_path / "text.jpg").write_text("not an image, just text")
-    assert "not a JPEG, PNG, WebP, TIFF or BMP" in problem(tmp_path / "text.jpg")
+    assert "not a JPEG, PNG, WebP, TIFF, BMP, AVIF, JPEG XL or HEIF image" in problem(tmp_path / "text.jpg")
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in problem(tmp_path / "pipe")
     (tmp_path / "file").touch()

@@ -145,11 +145,26 @@ class TestInks:
         assert np.abs(picture.pixels / white - expected).max() <= 1.5
         assert picture.metadata.icc is None
 
-    def test_a_profile_of_something_else_is_refused(self, tmp_path, encoded, srgb_profile):
-        inks = np.zeros((8, 8, 4), U8)
-        (tmp_path / "a.jpg").write_bytes(encoded(inks, "JPEG", mode="CMYK", icc_profile=srgb_profile))
-        with pytest.raises(ImageError):
-            read(tmp_path / "a.jpg")
+    @pytest.mark.parametrize("kind", ["jpeg", "tiff"])
+    @pytest.mark.parametrize("damage", ["other kind", "junk", "cut off", "no table"])
+    def test_a_profile_that_does_not_fit_is_left_out(
+        self, tmp_path, encoded, srgb_profile, inks_profile, damage, kind, caplog
+    ):
+        profile = {
+            "other kind": srgb_profile,
+            "junk": b"junk" * 99,
+            "cut off": inks_profile[:200],
+            "no table": inks_profile.replace(b"A2B0", b"B2A9"),
+        }[damage]
+        inks = np.full((8, 8, 4), 90, U8)
+        for name, icc in (("a", profile), ("b", None)):
+            if kind == "jpeg":
+                (tmp_path / name).write_bytes(encoded(inks, "JPEG", mode="CMYK", icc_profile=icc))
+            else:
+                tifffile.imwrite(tmp_path / name, inks, photometric="separated", iccprofile=icc)
+        assert np.array_equal(read(tmp_path / "a").pixels, read(tmp_path / "b").pixels)
+        (line,) = caplog.messages
+        assert line.startswith(f"{tmp_path}/a: read without damaged metadata: colour profile")
 
 
 class TestTiff:
@@ -264,7 +279,6 @@ class TestTiff:
             (np.zeros((4, 4, 3), np.float16), {"photometric": "rgb"}),
             (np.zeros((4, 4, 3), np.int16), {"photometric": "rgb"}),
             (np.zeros((4, 4, 3), np.uint32), {"photometric": "rgb"}),
-            (np.zeros((4, 7, 5), U8), {"photometric": "rgb", "planarconfig": "contig", "extrasamples": [0, 0]}),
             (np.zeros((4, 4, 3), U8), {"photometric": "cielab"}),
             (np.zeros((4, 4), U8), {"photometric": "cfa"}),
             (np.zeros((4, 4), U16), {"photometric": "palette", "colormap": np.zeros((3, 65536), U16)}),
@@ -331,11 +345,11 @@ def test_content_decides_and_not_the_suffix(tmp_path, picture):
         assert np.array_equal(again.pixels, original.pixels)
 
 
-@pytest.mark.parametrize("format", ["GIF", "PPM", "TGA", "ICO", "JPEG2000", "PDF", "DDS"])
+@pytest.mark.parametrize("format", ["PPM", "TGA", "ICO", "JPEG2000", "PDF", "DDS"])
 def test_formats_off_the_list_are_refused_whatever_their_suffix(tmp_path, smooth, encoded, format):
     (tmp_path / "a.png").write_bytes(encoded(smooth.pixels, format))
     for open_ in (header, read):
-        with pytest.raises(ImageError, match="not a JPEG, PNG, WebP, TIFF or BMP image; convert"):
+        with pytest.raises(ImageError, match=r"not a JPEG, .* image; convert"):
             open_(tmp_path / "a.png")
 
 

@@ -146,7 +146,7 @@ def test_a_format_may_be_given_by_name_or_by_suffix(tmp_path, smooth):
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.psd"])
 def test_an_unknown_suffix_is_refused(tmp_path, smooth, name):
-    with pytest.raises(ImageError, match="use JPEG, PNG, WEBP, TIFF, BMP"):
+    with pytest.raises(ImageError, match="use JPEG, PNG, WEBP, TIFF, BMP, AVIF"):
         write(tmp_path / name, smooth)
 
 

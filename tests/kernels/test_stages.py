@@ -8,10 +8,10 @@ those are for the GPU alone, and it takes 30 ms a row.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
@@ -20,9 +20,14 @@ from torch import Tensor
 from famkern import Dehazer
 from famkern.models import Student
 from famkern.models.student import IMAGE_MEAN, IMAGE_STD
-from famkern.ops import block, group, head, library, route, tail
+from famkern.ops import library, route
+from famkern.ops import stage as ops
+
+from .. import stage_cases
+from ..stage_cases import having
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+STAGES = having("triton")
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
 HALF = torch.float16
 
@@ -32,16 +37,6 @@ LARGE = [] if INTERPRETED else [(3, 23, 1), (1, 97, 61), (2, 67, 257), (1, 300, 
 PRECISIONS = [(16, torch.float32), (16, HALF)]
 if not INTERPRETED:
     PRECISIONS = [(C, dtype) for C in (16, 32, 64) for dtype in (torch.float32, HALF, torch.bfloat16)]
-STAGES = ("head", "block", "group", "last_group", "tail")
-REFERENCES = {
-    "head": head.reference,
-    "block": block.reference,
-    "group": group.reference,
-    "last_group": group.last_reference,
-    "tail": tail.reference,
-}
-REACH = {"head": 3, "block": 2, "group": 3, "last_group": 1, "tail": 2}
-
 pytestmark = [  # what the interpreter says of lanes whose results nobody reads
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
@@ -64,12 +59,11 @@ def memory_full_of_nan():
 
 @pytest.fixture(params=["triton"] if INTERPRETED else ["triton", "cuda"])
 def kernels(request):
+    """The module of the Triton kernels, or the operator in CUDA C++."""
     if request.param == "cuda":
         if library.why_not_cuda() is not None:
             pytest.skip("needs famkern built with nvcc, FAMKERN_CUDA=1, and a driver that is not older")
-        return types.SimpleNamespace(
-            **{f"{name}_stage": getattr(torch.ops.famkern, f"{name}_stage_cuda") for name in STAGES}
-        )
+        return functools.partial(torch.ops.famkern.stage.default.redispatch, ops._COMPILED)
     stages = pytest.importorskip("famkern.kernels.stages")
     if INTERPRETED:  # its check of every integer for overflow is a third of its time
         from triton.runtime.interpreter import interpreter_builder
@@ -78,70 +72,28 @@ def kernels(request):
     return stages
 
 
-class Case:
-    """Random maps and weights of a stage, on the CPU."""
+def is_cuda(kernels) -> bool:
+    return isinstance(kernels, functools.partial)
+
+
+class Case(stage_cases.Case):
+    """A stage on these kernels."""
 
     def __init__(self, name: str, C: int, dtype: torch.dtype, B: int, rows: int, width: int, cell: int = 0) -> None:
-        self.name, self.C, self.dtype, self.shape = name, C, dtype, (B, rows, width)
-        self.cell = cell or max(rows, width)
-        generator = torch.Generator().manual_seed(rows * width + C)
+        super().__init__(name, C, B, rows, width, storage=dtype, cell=cell or None, seed=rows * width + C)
 
-        def random(*shape: int, scale: float = 1.0) -> Tensor:
-            return torch.randn(shape, generator=generator) * scale
-
-        def convolution(outputs: int = C, inputs: int = C) -> tuple[Tensor, Tensor]:
-            return random(outputs, inputs, 3, 3, scale=(9 * inputs) ** -0.5), random(outputs)
-
-        attention = random(C // 8, C, scale=C**-0.5), random(C // 8), random(1, C // 8), random(1)
-        normalisation = torch.tensor([0.64, 0.6, 0.58]), torch.tensor([0.14, 0.15, 0.152])
-        picture = torch.rand(B, rows, width, 3, generator=generator)
-        maps = [random(B, rows, width, C).to(dtype) for _ in range(3)]
-        two, three = (*convolution(), *convolution()), (*convolution(), *convolution(), *convolution())
-        self.reads, self.weights, self.outputs, self.sums = {
-            "head": ([picture], (*normalisation, *convolution(C, 3), *two), 2, 1),
-            "block": (maps[:2], (*attention, *two), 2, 1),
-            "group": (maps, (*attention, *three), 2, 2),
-            "last_group": (maps, (*attention, *convolution()), 1, 1),
-            "tail": ([picture, *maps], (*normalisation, *attention, *convolution(), *convolution(3)), 1, 0),
-        }[name]
-        corners = [1 if length <= self.cell else -(-length // self.cell) + 1 for length in (rows, width)]
-        channels = {"head": [], "tail": [3 * C]}.get(name, [C])
-        self.gate = [torch.rand(B, *corners, count, generator=generator) for count in channels]
-
-    def call(
-        self, stage, reads, dtype: torch.dtype, device: str, top: int, bottom: int, first_row: int = 0
-    ) -> list[Tensor]:
-        """Outputs and sums of a band; `dtype` is that of the weights."""
-        B, rows, width, _ = reads[0].shape
-        C, kind = (3, dtype) if self.name == "tail" else (self.C, reads[-1].dtype)
-        if self.name == "head":
-            kind = self.dtype if dtype == torch.float32 else dtype
-        rows -= top + bottom
-        outputs = [torch.empty(B, rows, width, C, dtype=kind, device=device) for _ in range(self.outputs)]
-        cells = -(-width // self.cell)
-        sums = [torch.empty(B, rows, cells, self.C, dtype=torch.float64, device=device) for _ in range(self.sums)]
-        reads = [reads[0], reads[1:]] if self.name == "tail" else reads
-        weights = [w.to(device, dtype) for w in (*self.gate, *self.weights)]
-        place = (top, bottom, self.cell, first_row)
-        stage(*reads, *weights, *outputs, *sums, *(place[:3] if self.name == "head" else place))
+    def on(self, kernels, device: str, band: int | None = None) -> list[Tensor]:
+        """The kernels, on bands of so many rows: outputs and sums."""
+        if is_cuda(kernels) and (self.channels != 16 or self.storage == torch.float32):
+            pytest.skip("CUDA C++ has 16 channels and 16-bit maps")
+        operator = kernels if is_cuda(kernels) else kernels.stage
+        outputs, sums = self.run(operator, band=band, halo=self.row.convolutions, device=device)
         return [*outputs, *sums]
 
-    def run(self, kernels, device: str, band: int | None = None) -> list[Tensor]:
-        """The kernels, on bands of so many rows."""
-        if isinstance(kernels, types.SimpleNamespace) and (self.C != 16 or self.dtype == torch.float32):
-            pytest.skip("CUDA C++ has 16 channels and 16-bit maps")
-        rows, reach = self.shape[1], REACH[self.name]
-        stage, parts = getattr(kernels, f"{self.name}_stage"), []
-        for start in range(0, rows, band or rows):
-            stop = min(start + (band or rows), rows)
-            top, bottom = min(reach, start), min(reach, rows - stop)
-            reads = [m[:, start - top : stop + bottom].contiguous().to(device) for m in self.reads]
-            parts.append(self.call(stage, reads, torch.float32, device, top, bottom, start - top))
-        return [torch.cat(part, 1).cpu() for part in zip(*parts, strict=True)]
-
-    def reference(self, dtype: torch.dtype) -> list[Tensor]:
+    def right(self, dtype: torch.dtype) -> list[Tensor]:
         """The formulas in PyTorch, everything in this precision."""
-        return self.call(REFERENCES[self.name], [m.to(dtype) for m in self.reads], dtype, "cpu", 0, 0)
+        outputs, sums = self.expected(dtype)
+        return [*outputs, *sums]
 
 
 def error(got: Tensor, wanted: Tensor) -> float:
@@ -155,9 +107,9 @@ def error(got: Tensor, wanted: Tensor) -> float:
 def test_a_stage_computes_its_formulas(kernels, name, C, dtype, size, device) -> None:
     """In half precision with at most twice the error of PyTorch's, beside a fraction of the last digit."""
     case = Case(name, C, dtype, *size)
-    wanted = case.reference(torch.float64)
-    theirs = wanted if dtype == torch.float32 else case.reference(dtype)
-    for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+    wanted = case.right(torch.float64)
+    theirs = wanted if dtype == torch.float32 else case.right(dtype)
+    for got, right, half in zip(case.on(kernels, device), wanted, theirs, strict=True):
         digit = 2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps / 8
         assert got.isfinite().all()
         assert error(got, right) <= max(2 * error(half, right), digit * float(right.norm()))
@@ -178,10 +130,10 @@ def test_means_over_windows(kernels, name, C, dtype, size, device) -> None:
     if INTERPRETED and dtype == torch.float32 and name not in ("block", "tail"):
         pytest.skip("twice is enough: the code is the same")
     case = Case(name, C, dtype, 1, *size)
-    wanted = case.reference(torch.float64)
-    theirs = wanted if dtype == torch.float32 else case.reference(dtype)
-    largest = max(float(w.abs().max()) for w in wanted[: case.outputs])
-    for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+    wanted = case.right(torch.float64)
+    theirs = wanted if dtype == torch.float32 else case.right(dtype)
+    largest = max(float(w.abs().max()) for w in wanted[: len(case.row.outputs)])
+    for got, right, half in zip(case.on(kernels, device), wanted, theirs, strict=True):
         digit = 2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps / 8
         assert error(got, right) <= max(2 * error(half, right), digit * float(right.norm()))
         if got.dtype == torch.float64:
@@ -192,8 +144,8 @@ def test_means_over_windows(kernels, name, C, dtype, size, device) -> None:
 @pytest.mark.parametrize(("name", "C"), [("block", 32), ("block", 64), ("tail", 32)])
 def test_wider_networks(kernels, name, C, device) -> None:
     case = Case(name, C, HALF, 1, 3, 70)
-    wanted, theirs = case.reference(torch.float64), case.reference(HALF)
-    for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+    wanted, theirs = case.right(torch.float64), case.right(HALF)
+    for got, right, half in zip(case.on(kernels, device), wanted, theirs, strict=True):
         assert error(got, right) <= 2 * error(half, right)
 
 
@@ -206,30 +158,30 @@ def test_bands_and_runs_leave_the_bits_alone(kernels, cell, name, dtype, device,
         pytest.skip("once is enough: the code is the same")
     size = (1, 6, 9) if INTERPRETED else (2, 61, 300)
     case = Case(name, 16, dtype, *size, cell)
-    expected = case.run(kernels, device)
-    if not isinstance(kernels, types.SimpleNamespace):  # CUDA C++ keeps its own
+    expected = case.on(kernels, device)
+    if not is_cuda(kernels):  # CUDA C++ keeps its own
         monkeypatch.setattr(kernels.launch, "LEAST_RUN", 3)
     for band in (None, 4) if INTERPRETED else (None, 1, 4, 13, 36):
-        assert all(map(torch.equal, case.run(kernels, device, band), expected)), band
+        assert all(map(torch.equal, case.on(kernels, device, band), expected)), band
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("cell", [0, 4])
 def test_every_tile_that_may_be_chosen_is_right(kernels, cell, device, monkeypatch) -> None:
-    if isinstance(kernels, types.SimpleNamespace):
+    if is_cuda(kernels):
         pytest.skip("CUDA C++ has one tile")
     case = Case("block", 16, HALF, 1, 2, 131, cell)
-    wanted, theirs = case.reference(torch.float64), case.reference(HALF)
+    wanted, theirs = case.right(torch.float64), case.right(HALF)
     candidates = kernels.tiles.space(16, 2)
     for tile in candidates[-1:] if INTERPRETED else candidates:
         monkeypatch.setitem(kernels.TILES, (16, 2), tile)
-        for got, right, half in zip(case.run(kernels, device), wanted, theirs, strict=True):
+        for got, right, half in zip(case.on(kernels, device), wanted, theirs, strict=True):
             assert error(got, right) <= max(2 * error(half, right), torch.finfo(HALF).eps / 8 * float(right.norm()))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_tile_is_measured_on_a_block_stage(kernels, device, monkeypatch) -> None:
-    if isinstance(kernels, types.SimpleNamespace):
+    if is_cuda(kernels):
         pytest.skip("CUDA C++ has one tile")
     measure = pytest.importorskip("famkern.kernels.stages.measure")
     if INTERPRETED:
@@ -242,31 +194,31 @@ def test_a_tile_is_measured_on_a_block_stage(kernels, device, monkeypatch) -> No
 @pytest.mark.parametrize("device", DEVICES)
 def test_pictures_of_a_batch_do_not_meet(kernels, device) -> None:
     case = Case("block", 16, HALF, 2, 2, 5)
-    both = case.run(kernels, device)
-    case.reads, case.gate = [m[1:] for m in case.reads], [case.gate[0][1:]]
+    both = case.on(kernels, device)
+    case.maps, case.gate = [m[1:] for m in case.maps], case.gate[1:]
     case.shape = (1, 2, 5)
-    assert all(torch.equal(alone, pair[1:]) for alone, pair in zip(case.run(kernels, device), both, strict=True))
+    assert all(torch.equal(alone, pair[1:]) for alone, pair in zip(case.on(kernels, device), both, strict=True))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_does_not_fit_is_refused(kernels, device) -> None:
     for change, message in (
         (
-            lambda case: setattr(case, "reads", [case.reads[0], case.reads[1].float()]),
+            lambda case: setattr(case, "maps", [case.maps[0], case.maps[1].float()]),
             "torch.float16 of the shape|same dtype",
         ),
-        (lambda case: setattr(case, "gate", [case.gate[0][..., :8]]), "of the shape"),
+        (lambda case: setattr(case, "gate", case.gate[..., :8]), "of the shape"),
         (
             lambda case: setattr(case, "weights", (*case.weights[:4], case.weights[4][:8], *case.weights[5:])),
-            "channels",
+            "of the shape",
         ),
-        (lambda case: setattr(case, "gate", [torch.rand(1, 1, 3, 16)]), "corner of cells"),
+        (lambda case: setattr(case, "gate", torch.rand(1, 1, 3, 16)), "corner of cells"),
         (lambda case: setattr(case, "cell", 2), "multiple of 4"),
     ):
         case = Case("block", 16, HALF, 1, 2, 3)
         change(case)
         with pytest.raises(RuntimeError, match=message):
-            case.run(kernels, device)
+            case.on(kernels, device)
 
 
 def network() -> Student:
@@ -281,13 +233,14 @@ def test_the_engine_runs_on_the_kernels(kernels, window, device, monkeypatch) ->
     size = (3, 5 if window == 0 else 18) if INTERPRETED else (150, 211)
     way = dataclasses.replace(route.GPU, workspace_bytes=lambda *_: 0)
     if INTERPRETED:
-        for module in (head, block, group, tail):
-            monkeypatch.setattr(module, "operator", lambda name, *_: getattr(kernels, name))
+        monkeypatch.setattr(ops, "reference", kernels.stage)  # it is told to run there
     picture = torch.rand(3, *size)
     results = []
     for band in (size[0], 2):
         cut = dataclasses.replace(way, band_pixels=band * size[1])
         monkeypatch.setattr(route, "choose", lambda *_, cut=cut: cut)
+        if INTERPRETED:
+            monkeypatch.setattr(route, "REFERENCE", cut)
         results.append(Dehazer(network(), device=device, window=window)(picture.to(device)).cpu())
     monkeypatch.undo()
     assert torch.equal(*results)

@@ -53,6 +53,49 @@ def test_numpy_scalars_pickled_by_numpy_1_load(tmp_path, monkeypatch):
     assert same(load(tmp_path / "old.pk"), student)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".ckpt"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "params", "model", None])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "_orig_mod.",
+        "module.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model.",
+        "student.",
+        "model.module.",
+        "network.",
+    ],
+)
+def test_prefixes_of_training_programs_are_taken_off(tmp_path, prefix, wrapper, suffix):
+    student = Student(16, 1, 1)
+    tensors = {f"{prefix}{name}": tensor for name, tensor in student.state_dict().items()}
+    torch.save({wrapper: tensors} if wrapper else tensors, tmp_path / f"a{suffix}")
+    assert same(load(tmp_path / f"a{suffix}"), student)
+
+
+def test_other_networks_beside_the_student_s_stay_out(tmp_path):
+    student, other = Student(16, 1, 1), Student(16, 1, 1)
+    tensors = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
+    tensors |= {f"average.module.{name}": tensor for name, tensor in other.state_dict().items()}
+    torch.save({"state_dict": tensors, "epoch": 3, "global_step": 9}, tmp_path / "last.ckpt")
+    assert same(load(tmp_path / "last.ckpt"), student)
+
+
+def test_of_basicsr_the_average_is_taken(tmp_path):
+    student, other = Student(16, 1, 1), Student(16, 1, 1)
+    torch.save({"params": other.state_dict(), "params_ema": student.state_dict()}, tmp_path / "net_g.pth")
+    assert same(load(tmp_path / "net_g.pth"), student)
+
+
+def test_a_compiled_part_of_a_network_loads(tmp_path):
+    student = Student(16, 1, 1)
+    tensors = {name.replace("g1.", "g1._orig_mod."): tensor for name, tensor in student.state_dict().items()}
+    torch.save(tensors, tmp_path / "a.pth")
+    assert same(load(tmp_path / "a.pth"), student)
+
+
 @pytest.mark.parametrize(
     "wrap", [lambda t: {"model": t}, lambda t: {"state_dict": t}, lambda t: {"model": {"state_dict": t}}]
 )

@@ -1,12 +1,13 @@
 """Which implementation of the stages runs where."""
 
+import dataclasses
 import logging
-import types
 
 import pytest
 import torch
 
 from famkern.ops import route
+from famkern.ops.kinds import KINDS
 
 CUDA = torch.device("cuda", 0)
 
@@ -45,18 +46,35 @@ def test_a_gpu_whose_kernels_are_not_used_takes_the_reference_and_the_log_says_w
 
 @pytest.mark.parametrize("built", [True, False])
 def test_cuda_comes_before_triton_where_it_has_the_stage(monkeypatch, built) -> None:
-    monkeypatch.setattr(route.gpu, "why_not", lambda _: None)
     monkeypatch.setattr(route.library, "why_not_cuda", lambda: None if built else "not built")
-    names = types.SimpleNamespace(block_stage="triton", block_stage_cuda="cuda")
-    monkeypatch.setattr(route, "_operators", lambda: names)
-    for channels, storage, wanted in (
-        (16, torch.float16, "cuda" if built else "triton"),
-        (16, torch.bfloat16, "cuda" if built else "triton"),
-        (16, torch.float32, "triton"),
-        (32, torch.float16, "triton"),
+    block, unknown = KINDS["block"], dataclasses.replace(KINDS["block"], kernels=frozenset({"triton"}))
+    picture = torch.empty(1, 2, 2, 3)
+    for kind, channels, storage, wanted in (
+        (block, 16, torch.float16, built),
+        (block, 16, torch.bfloat16, built),
+        (block, 16, torch.float32, False),
+        (block, 32, torch.float16, False),
+        (unknown, 16, torch.float16, False),
     ):
-        weight = types.SimpleNamespace(device=CUDA, shape=(channels, channels, 3, 3), dtype=torch.float32)
-        assert route.operator("block_stage", None, weight, storage) == wanted
+        assert route.is_in_cuda(kind, [picture, torch.empty(1, 2, 2, channels, dtype=storage)]) is wanted
+
+
+def test_a_kind_without_kernels_takes_the_reference_and_the_log_says_so(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(route.gpu, "why_not", lambda _: None)
+    monkeypatch.setattr(route.library, "why_not_compiled", lambda: None)
+    without = dataclasses.replace(KINDS["block"], name="roof", kernels=frozenset())
+    for device, kernels, kind in ((torch.device("cpu"), "compiled", route.COMPILED), (CUDA, "Triton", route.GPU)):
+        assert route.choose(device, {16, 32}, torch.float32, KINDS["block"]) is kind
+        assert route.choose(device, {16, 32}, torch.float32, without) is route.REFERENCE
+        assert f"the {kernels} kernels do not have the stage roof" in caplog.text
+
+
+def test_a_line_on_two_routes_has_the_tiles_and_the_workspace_of_both() -> None:
+    fine = route.Route("fine", 1, 100, lambda *_: 7)
+    coarse = route.Route("coarse", 4, 50, lambda *_: 5)
+    both = route.join([fine, coarse])
+    assert (both.tile, both.band_pixels, both.workspace_bytes(1, 2, 3, 4, torch.float32)) == (4, 100, 7)
+    assert route.join([coarse]) is coarse
 
 
 @pytest.mark.parametrize("built", [True, False])

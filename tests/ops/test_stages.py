@@ -13,104 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from famkern.ops import block, formulas, group, head, library, route, tail
+from famkern.ops import formulas, library, route
+from famkern.ops.stage import stage
+
+from ..stage_cases import STAGES, Case
 
 pytestmark = pytest.mark.skipif(library.why_not_compiled() is not None, reason="no compiled kernels")
 
 # rows x columns: one pixel, lines, less than a tile, tiles and one more, primes, more than one block of columns
 SIZES = [(1, 1), (1, 19), (23, 1), (3, 2), (4, 4), (5, 9), (13, 67), (5, 523), (31, 37)]
-STAGES = {  # name: (operator, reference, maps read, their channels, writes, convolutions)
-    "head": (head.head_stage, head.reference, 2),
-    "block": (block.block_stage, block.reference, 2),
-    "group": (group.group_stage, group.reference, 3),
-    "last_group": (group.last_group_stage, group.last_reference, 1),
-    "tail": (tail.tail_stage, tail.reference, 2),
-}
-
-
-def corners_along(length, cell):
-    return 1 if length <= cell else -(-length // cell) + 1
-
-
-class Case:
-    """Random weights and maps of a stage."""
-
-    def __init__(self, name, channels, batch, rows, width, *, storage=torch.float32, groups=3, seed=0, cell=None):
-        self.name, self.channels, self.storage, self.cell = name, channels, storage, cell or max(rows, width)
-        self.operator, self.reference, self.convolutions = STAGES[name]
-        self.shape = (batch, rows, width)
-        generator = torch.Generator().manual_seed(seed)
-
-        def random(*shape, scale=1.0):
-            return torch.randn(shape, generator=generator) * scale
-
-        def convolution(outputs, inputs):
-            return random(outputs, inputs, 3, 3, scale=(9 * inputs) ** -0.5), random(outputs)
-
-        def attention():
-            return (
-                *(random(channels // 8, channels, scale=channels**-0.5), random(channels // 8)),
-                *(random(1, channels // 8), random(1)),
-            )
-
-        picture = torch.rand(batch, rows, width, 3, generator=generator)
-        normalisation = (torch.tensor([0.64, 0.6, 0.58]), torch.tensor([0.14, 0.15, 0.152]))
-        maps = [random(batch, rows, width, channels).to(storage) for _ in range(max(groups, 3))]
-        corners = (corners_along(rows, self.cell), corners_along(width, self.cell))
-        gates = channels * (groups if name == "tail" else 1)
-        self.gate = torch.rand(batch, *corners, gates, generator=generator)
-        own = convolution(channels, channels)
-        self.maps, self.weights, self.written, self.summed = {
-            "head": (
-                [picture],
-                (*normalisation, *convolution(channels, 3), *own, *convolution(channels, channels)),
-                2,
-                1,
-            ),
-            "block": (maps[:2], (*attention(), *own, *convolution(channels, channels)), 2, 1),
-            "group": (
-                maps[:3],
-                (*attention(), *own, *convolution(channels, channels), *convolution(channels, channels)),
-                2,
-                2,
-            ),
-            "last_group": (maps[:3], (*attention(), *own), 1, 1),
-            "tail": ([picture, *maps[:groups]], (*normalisation, *attention(), *own, *convolution(3, channels)), 1, 0),
-        }[name]
-
-    def run(self, *, band=None, halo=None):
-        """The operator on bands of so many rows: (outputs, sums)."""
-        batch, rows, width = self.shape
-        band, halo = band or rows, 1 + 4 * (self.convolutions - 1) if halo is None else halo
-        channels, dtype = (3, torch.float32) if self.name == "tail" else (self.channels, self.storage)
-        outputs = [torch.full((batch, rows, width, channels), torch.nan, dtype=dtype) for _ in range(self.written)]
-        cells = (batch, rows, -(-width // self.cell), self.channels)
-        sums = [torch.full(cells, torch.nan, dtype=torch.float64) for _ in range(self.summed)]
-        for start in range(0, rows, band):
-            stop = min(start + band, rows)
-            top, bottom = min(halo, start), min(halo, rows - stop)
-            pieces = [torch.empty_like(out[:, start:stop]) for out in outputs]
-            piece_sums = [torch.empty_like(s[:, start:stop]) for s in sums]
-            inputs = [m[:, start - top : stop + bottom].contiguous() for m in self.maps]
-            gate = None if self.name == "head" else self.gate
-            self.operator(inputs, gate, self.weights, pieces, piece_sums, top, bottom, self.cell, start - top)
-            for whole, piece in zip((*outputs, *sums), (*pieces, *piece_sums), strict=True):
-                whole[:, start:stop] = piece
-        return outputs, sums
-
-    def expected(self):
-        """The reference in float64 on the whole picture: (outputs, sums)."""
-        batch, rows, width = self.shape
-        channels = 3 if self.name == "tail" else self.channels
-        outputs = [torch.empty(batch, rows, width, channels, dtype=torch.float64) for _ in range(self.written)]
-        cells = -(-width // self.cell)
-        sums = [torch.empty(batch, rows, cells, self.channels, dtype=torch.float64) for _ in range(self.summed)]
-        maps = [m.double() for m in self.maps]
-        gate = [] if self.name == "head" else [self.gate.double()]
-        maps = [maps[0], maps[1:]] if self.name == "tail" else maps
-        place = (0, 0, self.cell) if self.name == "head" else (0, 0, self.cell, 0)
-        self.reference(*maps, *gate, *(w.double() for w in self.weights), *outputs, *sums, *place)
-        return outputs, sums
 
 
 def bound(expected):
@@ -199,7 +110,8 @@ def test_pictures_of_a_batch_do_not_meet(name):
     outputs, sums = case.run()
     for index in range(3):
         alone = Case(name, 16, 1, 9, 14)
-        alone.weights, alone.gate = case.weights, case.gate[index : index + 1]
+        alone.weights = case.weights
+        alone.gate = None if case.gate is None else case.gate[index : index + 1]
         alone.maps = [m[index : index + 1].contiguous() for m in case.maps]
         assert same_bits(alone.run(), [[t[index : index + 1] for t in part] for part in (outputs, sums)])
 
@@ -232,9 +144,8 @@ def test_a_forked_process_has_helpers_of_its_own():
         expected, _ = case.run()
         child = os.fork()
         if child == 0:
-            x, z = (torch.empty_like(m) for m in case.maps)
-            sums = torch.empty(1, 40, 1, 16, dtype=torch.float64)
-            case.operator(case.maps, case.gate, case.weights, [x, z], [sums], 0, 0, case.cell, 0)
+            (x, z), sums = case.results(40, storage=torch.float32)
+            stage("block", case.maps, case.gate, case.weights, [x, z], sums, (0, 0, case.cell, 0))
             os._exit(
                 0 if (z.numpy() == expected[1].numpy()).all() else 1
             )  # torch.equal would hang: its threads are gone
@@ -256,15 +167,15 @@ def test_large_maps_are_stored_past_the_caches_with_the_same_bits():
     case = Case("block", 16, 1, 8, 300)
     expected, _ = case.run()
     x, z = (torch.empty(1, 400, 300, 16)[:, 96:104] for _ in range(2))
-    sums = torch.empty(1, 8, 1, 16, dtype=torch.float64)
-    case.operator(case.maps, case.gate, case.weights, [x, z], [sums], 0, 0, case.cell, 0)
+    _, sums = case.results(8, storage=torch.float32)
+    stage("block", case.maps, case.gate, case.weights, [x, z], sums, (0, 0, case.cell, 0))
     assert torch.equal(x, expected[0])
     assert torch.equal(z, expected[1])
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
 def test_the_tail_takes_any_number_of_groups(groups):
-    case = Case("tail", 32, 1, 7, 10, groups=groups)
+    case = Case("tail", 32, 1, 7, 10, repeated=groups)
     assert (case.run()[0][0] - case.expected()[0][0]).abs().max() < 2e-5
 
 
@@ -305,17 +216,33 @@ def test_what_does_not_fit_is_refused():
         case.run()
     with pytest.raises(RuntimeError, match="cell: a multiple of 4"):
         Case("block", 16, 1, 6, 7, cell=6).run()
+    for left_out in (slice(1), slice(1, None)):
+        case = Case("block", 16, 1, 6, 7)
+        case.maps, case.operands = case.maps[left_out], case.operands[left_out]
+        with pytest.raises(RuntimeError, match="z: missing"):
+            case.run()
+    case = Case("last_group", 16, 1, 6, 7)
+    case.weights = [*case.weights, case.weights[-1]]
+    with pytest.raises(RuntimeError, match="more maps, weights, outputs or sums than its kind has"):
+        case.run()
+    with pytest.raises(RuntimeError, match="no compiled kernel of the kind roof"):
+        torch.ops.famkern.stage("roof", case.maps, None, [], case.maps, [], [0, 0, 8, 0])
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_opcheck(name):
     case = Case(name, 16, 1, 5, 6)
     outputs, sums = case.run()
-    maps = [case.maps[0], case.maps[1:]] if name == "tail" else case.maps
-    gate = [] if name == "head" else [case.gate]
-    operator = getattr(torch.ops.famkern, f"{name}_stage").default
-    place = (0, 0, case.cell) if name == "head" else (0, 0, case.cell, 0)
-    torch.library.opcheck(operator, (*maps, *gate, *case.weights, *outputs, *sums, *place))
+    place = [0, 0, case.cell, 0]
+    arguments = (name, case.maps, case.gate, case.weights, outputs, sums, place)
+    torch.library.opcheck(torch.ops.famkern.stage.default, arguments)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_one_node_of_a_compiled_graph(name):
+    case = Case(name, 16, 1, 9, 7, cell=4)
+    compiled = torch.compile(stage, fullgraph=True, backend="aot_eager")
+    assert same_bits(case.run(compiled), case.run())
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])

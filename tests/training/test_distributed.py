@@ -27,7 +27,7 @@ def test_two_processes_equal_one(tmp_path, photos, pairs):
         )
         options += f" --teacher {tmp_path / 'teacher.safetensors'} --fam-scale rms --checkpoint-every 3"
         options += f" --val {pairs} --val-every 2 --device cpu --devices {count} --threads 1"
-        command = [sys.executable, "-m", "famkern.cli", "train", "student", *options.split()]
+        command = [sys.executable, "-m", "famkern", "train", "student", *options.split()]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
         states.append(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])

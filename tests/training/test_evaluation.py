@@ -42,12 +42,35 @@ def test_a_hazy_picture_without_partner_is_named(tmp_path):
         evaluation.find_pairs(tmp_path)
 
 
-def test_a_pair_of_different_sizes_is_named(tmp_path):
+@pytest.mark.parametrize("size", [(30, 22), (32, 20), (31, 21), (36, 26), (28, 22)])
+def test_pairs_that_cannot_be_measured_are_named_and_the_others_are_measured(tmp_path, size):
     save(tmp_path / "hazy/7_1.png", size=(30, 20))
-    save(tmp_path / "clear/7.png", size=(30, 22))
+    save(tmp_path / "clear/7.png", size=size)
+    save(tmp_path / "hazy/8_1.png")
+    save(tmp_path / "clear/8.png", 1)
+    (tmp_path / "hazy/9_1.png").write_bytes(b"")
+    save(tmp_path / "clear/9.png")
     dehazer = famkern.Dehazer(Student(16, 1, 1))
-    with pytest.raises(ValueError, match=r"7_1\.png: 30 x 20 pixels, but its clear partner"):
-        list(evaluation.evaluate(dehazer, evaluation.find_pairs(tmp_path)))
+    sizes, score, empty = evaluation.evaluate(dehazer, evaluation.find_pairs(tmp_path))
+    assert sizes.problem.startswith(f"{tmp_path}/hazy/7_1.png: 30 x 20 pixels, but its clear partner")
+    assert score.hazy.name == "8_1.png"
+    assert "9_1.png: is empty" in empty.problem
+
+
+@pytest.mark.parametrize("border", [1, 2])
+@pytest.mark.parametrize("larger", ["hazy", "clear"])
+def test_a_constant_border_that_one_picture_has_more_is_cropped(tmp_path, border, larger):
+    for name, file in (("hazy", "7_1.png"), ("clear", "7.png")):
+        save(tmp_path / name / file, seed=len(name), size=(40 + 2 * border, 30 + 2 * border))
+        if name != larger:
+            with Image.open(tmp_path / name / file) as image:
+                image.crop((border, border, 40 + border, 30 + border)).save(tmp_path / name / file)
+    (pair,) = evaluation.find_pairs(tmp_path)
+    hazy, clear = evaluation.read_pair(pair)
+    assert hazy.shape == clear.shape == (3, 30, 40)
+    whole = evaluation.read(getattr(pair, larger))[:, border:-border, border:-border]
+    assert torch.equal(hazy if larger == "hazy" else clear, whole)
+    assert "are cropped" in evaluation.RULES
 
 
 def test_psnr_is_its_definition():

@@ -206,6 +206,63 @@ def test_ctrl_c_leaves_the_last_checkpoint(tmp_path, photos, monkeypatch):
     assert checkpoint(tmp_path / "run")["global_step"] == 6
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, photos, damage):
+    how = {"checkpoint_every": 2}
+    start(photos, tmp_path / "whole", session=how)
+    start(photos, tmp_path / "run", session=how)
+    path = tmp_path / "run/last.ckpt"
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+    told = []
+    start(photos, tmp_path / "run", session=how | {"resume": True, "report": told.append})
+    assert any("last.ckpt: this checkpoint is damaged; going on from" in line for line in told) == (damage != "missing")
+    assert any(line.startswith("from step 4 to 6") for line in told)
+    assert same(checkpoint(tmp_path / "run")["state_dict"], checkpoint(tmp_path / "whole")["state_dict"])
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    for name in ("last.ckpt", "before.ckpt"):
+        (tmp_path / "run" / name).write_bytes(b"")
+    with pytest.raises(run.RunError, match="no checkpoint that is not damaged; begin again with --overwrite"):
+        start(photos, tmp_path / "run", session=how | {"resume": True})
+
+
+def test_a_full_disk_loses_no_checkpoint(tmp_path, photos, monkeypatch):
+    save, count = torch.save, []
+
+    def full(content, path):
+        count.append(path)
+        if len(count) == 3:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        start(photos, tmp_path / "run", session={"checkpoint_every": 2})
+    monkeypatch.undo()
+    assert checkpoint(tmp_path / "run")["global_step"] == 4
+    assert torch.load(tmp_path / "run/before.ckpt", weights_only=True)["global_step"] == 2
+    assert not list((tmp_path / "run").glob(".*"))
+    start(photos, tmp_path / "run", session={"checkpoint_every": 2, "resume": True})
+    assert checkpoint(tmp_path / "run")["global_step"] == 6
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_more_devices_than_there_are_and_a_folder_that_is_none_are_refused_at_once(tmp_path, photos, resume):
+    with pytest.raises(run.RunError, match=r"devices is 6400, but this machine has \d+ CPU cores"):
+        start(photos, tmp_path / "run", session={"devices": 6400, "resume": resume})
+    (tmp_path / "file").touch()
+    with pytest.raises(run.RunError, match="is a file"):
+        start(photos, tmp_path / "file/run", session={"resume": resume})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "x"
     journal.replace(path, lambda beside: beside.write_text("old"))
@@ -217,6 +274,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError):
         journal.replace(path, fail)
     assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
     journal.replace(path, lambda beside: beside.write_text("new"))
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert path.read_text() == "new"
@@ -250,3 +308,52 @@ def test_wrong_usage_gives_2_and_leaves_nothing(tmp_path, photos, wrong, line):
     assert line in result.output
     assert result.output.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_out_of_time_goes_on_later(tmp_path, photos):
+    whole = start(photos, tmp_path / "whole")
+    lines = []
+    start(photos, tmp_path / "parts", session={"minutes": 1e-9, "report": lines.append})
+    assert any("stopped after" in line and "step 1;" in line for line in lines)
+    assert not (tmp_path / "parts/curves.png").exists()
+    parts = start(photos, tmp_path / "parts", session={"resume": True})
+    assert (tmp_path / "parts/curves.png").exists()
+    for mine, theirs in zip(parts.averaged.parameters(), whole.averaged.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("shape", ["16,32", "16:1", "16,32:1,1,1:other", "a,b:1,1,1", "16,32:1,1", "16,20:1,1,1"])
+def test_a_shape_that_is_none(tmp_path, photos, shape):
+    result = famkern_train("-o", tmp_path / "run", "--photos", photos, "--u", shape, "--steps", 2)
+    assert result.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_shape_are_refused(tmp_path, photos):
+    save_file(models.UStudent((16, 32), (1, 1, 1)).state_dict(), tmp_path / "u.safetensors")
+    result = famkern_train(
+        "-o", tmp_path / "run", "--photos", photos, "--init", tmp_path / "u.safetensors", "--steps", 2
+    )
+    assert result.exit_code == 2
+    assert "not weights of a student of 16 channels" in " ".join(result.output.split())
+
+
+def test_compiled_operators_are_not_compiled_again(tmp_path, photos):
+    result = famkern_train(
+        *("-o", tmp_path / "run", "--photos", photos, "--steps", 1, "--crop", 16, "--batch", 1),
+        *("--device", "cpu", "--threads", 1, "--compile"),
+    )
+    assert result.exit_code == 1
+    assert "torch.compile is for PyTorch's operators" in " ".join(result.output.split())
+
+
+def test_a_u_shaped_student_trains_and_loads(tmp_path, photos):
+    result = famkern_train(
+        *("-o", tmp_path / "run", "--photos", photos, "--u", "16,32:1,1,1", "--steps", 2, "--crop", 16, "--batch", 1),
+        *("--device", "cpu", "--threads", 1),
+    )
+    assert result.exit_code == 0, result.output
+    network = models.load(tmp_path / "run/student.safetensors")
+    assert isinstance(network, models.UStudent)
+    assert (network.widths, network.blocks) == ((16, 32), (1, 1, 1))
+    assert recipe.read(tmp_path / "run/recipe.json", recipe.StudentRecipe).u == recipe.UShape((16, 32), (1, 1, 1))

@@ -94,9 +94,20 @@ class Haze:
     @classmethod
     def outdoor(cls) -> Haze:
         """Haze as in photographs: slightly coloured, uneven, with a camera's noise and compression."""
-        weather = {"white": 0.15, "tint": 0.04, "uneven": 0.4, "overcast": 0.4, "objects": 0.25, "foreign": 0.1}
-        camera = {"noisy": 0.8, "jpeg": 0.5}
-        return cls(beta=(0.2, 2.5), airlight=(0.6, 1.0), angstrom=(0, 1.5), grain=(0.5, 5), **weather, **camera)
+        return cls(
+            beta=(0.2, 2.5),
+            airlight=(0.6, 1.0),
+            angstrom=(0, 1.5),
+            grain=(0.5, 5),
+            white=0.15,
+            tint=0.04,
+            uneven=0.4,
+            overcast=0.4,
+            objects=0.25,
+            foreign=0.1,
+            noisy=0.8,
+            jpeg=0.5,
+        )
 
     def add(
         self, clear: Pixels, depth: Floats, rng: np.random.Generator, airlight: Floats | None = None

@@ -53,4 +53,4 @@ def _line(rng: np.random.Generator, rows: int, columns: int) -> Floats:
         ends = [(x * FINE, y * FINE), (next_x * FINE, next_y * FINE)]
         pen.line(ends, fill=255, width=max(1, round(width * FINE)))
         x, y, direction = next_x, next_y, direction + rng.normal(0, 0.25)
-    return np.asarray(picture.resize((columns, rows), Image.Resampling.BOX)).astype(np.float32) / 255
+    return np.asarray(picture.resize((columns, rows), Image.Resampling.BOX)).astype(np.float32) / np.float32(255)

@@ -106,7 +106,7 @@ def overcast(rng: np.random.Generator, clear: Pixels, place: Floats) -> tuple[Pi
     not something dark behind haze.
     """
     airlight = (rng.uniform(*GREY) + rng.normal(0, TINT, 3)).clip(0, 1).astype(np.float32)
-    shade = 1 + np.float32(rng.uniform(0, SHADE)) * fields.smooth(rng, *place.shape, waves=(2, 3))
+    shade = 1 + np.float32(rng.uniform(0, SHADE)) * fields.smooth(rng, place.shape[0], place.shape[1], waves=(2, 3))
     sky = (255 * airlight * shade[..., None]).clip(0, 255)
     painted = clear + place[..., None] * (sky - clear.astype(np.float32))
     return np.rint(painted).clip(0, 255).astype(np.uint8), airlight

@@ -244,7 +244,7 @@ class PhotoScene:
         clear = view.tone(rng, clear)
         airlight = None
         if view.varied and rng.random() < self.haze.overcast:
-            place = skyline(rng, *clear.shape[:2], box[0], box[2])
+            place = skyline(rng, clear.shape[0], clear.shape[1], box[0], box[2])
             clear, airlight = overcast(rng, clear, place)
             depth = depth * (1 - place)
         if view.varied and rng.random() < self.haze.objects:

@@ -1,5 +1,8 @@
 """Many files in, many files out."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image
 
 import famkern
 from famkern import images
-from famkern.batch import Options, dehaze_files, plan_jobs
+from famkern.batch import Options, Skip, dehaze_files, plan_jobs
 from famkern.models import Student
 
 
@@ -32,7 +35,7 @@ def run(inputs, output, dehazer, recursive=False, **options):
     jobs = plan_jobs(inputs, output, recursive=recursive, options=options)
     outcomes = list(dehaze_files(jobs, dehazer, options))
     assert [outcome.job for outcome in outcomes] == jobs
-    return ["done" if o.done else "skipped" if o.skipped else o.problem for o in outcomes]
+    return ["done" if o.done else o.skipped or o.problem for o in outcomes]
 
 
 def names(folder):
@@ -79,18 +82,152 @@ def test_outputs_inside_the_input_folder_are_no_inputs(tmp_path, dehazer):
 
 def test_names_carry_suffix_and_format(tmp_path, dehazer):
     run([picture(tmp_path / "a.png")], tmp_path / "out", dehazer, suffix="_clear", format="tiff")
-    assert names(tmp_path / "out") == ["a_clear.tif"]
-    assert images.header(tmp_path / "out/a_clear.tif").format == "TIFF"
+    assert names(tmp_path / "out") == ["a_clear.tiff"]
+    assert images.header(tmp_path / "out/a_clear.tiff").format == "TIFF"
 
 
 def test_existing_outputs_are_skipped_unless_told_otherwise(tmp_path, dehazer):
     source = picture(tmp_path / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_text("mine")
-    assert run([source], tmp_path / "out", dehazer) == ["skipped"]
+    assert run([source], tmp_path / "out", dehazer) == [Skip.THERE]
     assert (tmp_path / "out/a.png").read_text() == "mine"
     assert run([source], tmp_path / "out", dehazer, overwrite=True) == ["done"]
     assert Image.open(tmp_path / "out/a.png").size == (13, 9)
+
+
+def test_an_empty_file_or_a_folder_in_the_output_s_place_is_no_output(tmp_path, dehazer):
+    sources = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    (tmp_path / "out/b.png").mkdir(parents=True)
+    (tmp_path / "out/a.png").touch()
+    done, problem = run(sources, tmp_path / "out", dehazer)
+    assert done == "done"
+    assert images.header(tmp_path / "out/a.png").width == 13
+    assert problem.startswith(f"{tmp_path}/out/b.png: is a folder")
+
+
+def test_whatever_goes_wrong_with_a_file_the_others_are_done(tmp_path, dehazer, monkeypatch):
+    sources = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    read, problems = images.read, [KeyError("odd"), AssertionError()]
+    monkeypatch.setattr(images, "read", lambda *a, **k: read(*a, **k) if not problems else throw(problems.pop()))
+    assert run([*sources, picture(tmp_path / "c.png")], tmp_path / "out", dehazer) == [
+        f"{sources[0]}: AssertionError",
+        f"{sources[1]}: 'odd'",
+        "done",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16, np.float32])
+def test_a_mask_says_where_and_how_much(tmp_path, dehazer, dtype, depth):
+    rng = np.random.default_rng(1)
+    hazy = rng.integers(0, np.iinfo(dtype).max, (9, 13, 3), dtype, endpoint=True)
+    weights = rng.random((9, 13)).astype(np.float32)
+    weights[:3], weights[6:] = 0, 1
+    mask = weights if depth == np.float32 else np.rint(weights * np.iinfo(depth).max).astype(depth)
+    images.write(tmp_path / "a.tif", images.Picture(hazy))
+    images.write(tmp_path / "mask.tif", images.Picture(np.repeat(mask[..., None], 3, 2), grey=True))
+    assert run([tmp_path / "a.tif"], tmp_path / "out", dehazer, mask=tmp_path / "mask.tif") == ["done"]
+    result, full = images.read(tmp_path / "out/a.tif").pixels, dehazer(hazy)
+    assert np.array_equal(result[:3], hazy[:3])
+    assert np.array_equal(result[6:], full[6:])
+    weight = mask[..., None].astype(np.float64) / (1 if depth == np.float32 else np.iinfo(depth).max)
+    assert np.abs(result - (hazy + weight * (full.astype(float) - hazy))).max() <= 0.5 + 1e-6
+
+
+def test_a_mask_that_does_not_fit_is_one_line(tmp_path, dehazer):
+    sources = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png", (9, 13))]
+    Image.new("L", (9, 13), 255).save(tmp_path / "mask.png")
+    (line, done) = run(sources, tmp_path / "out", dehazer, mask=tmp_path / "mask.png")
+    assert line == (
+        f"{sources[0]}: the mask {tmp_path}/mask.png has 9 x 13 pixels, but this picture has 13 x 9; scale the mask to that"
+    )
+    assert done == "done"
+    picture(tmp_path / "colour.png")
+    assert "has colours" in run(sources[:1], tmp_path / "new", dehazer, mask=tmp_path / "colour.png")[0]
+    Image.new("LA", (13, 9)).save(tmp_path / "alpha.png")
+    for path in ("alpha.png", "missing.png"):
+        with pytest.raises(images.ImageError, match=path):
+            run(sources, tmp_path / "out", dehazer, mask=tmp_path / path)
+
+
+def test_a_mask_counts_in_the_memory_bound(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png", (600, 400))
+    Image.new("L", (600, 400), 255).save(tmp_path / "mask.png")
+    least = [
+        int(run([source], tmp_path / "out", dehazer, memory=1, mask=mask)[0].split("at least ")[1].split()[0])
+        for mask in (None, tmp_path / "mask.png")
+    ]
+    assert least[1] >= least[0] + 600 * 400
+    assert run([source], tmp_path / "out", dehazer, memory=least[1], mask=tmp_path / "mask.png") == ["done"]
+
+
+def test_time_is_kept_if_asked_for(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png")
+    os.utime(source, ns=(10**18, 10**18 + 123))
+    run([source], tmp_path / "out", dehazer, compare=True, keep_time=True)
+    run([source], tmp_path / "new", dehazer)
+    times = [(tmp_path / name).stat().st_mtime_ns for name in ("out/a.png", "out/a-compare.jpg")]
+    assert times == [10**18 + 123] * 2
+    assert (tmp_path / "new/a.png").stat().st_mtime_ns > 10**18 + 10**9
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_is_known_before_is_refused_before_anything_is_computed(tmp_path, dehazer, monkeypatch, dry_run):
+    def compute(*args, **kwargs):
+        raise AssertionError("computed")
+
+    Image.new("RGBA", (13, 9)).save(tmp_path / "transparent.png")
+    Image.new("RGB", (70_000, 1)).save(tmp_path / "wide.png")
+    images.write(
+        tmp_path / "wordy.png",
+        images.Picture(np.zeros((9, 13, 3), np.uint8), metadata=images.Metadata(xmp=b"<x/>" + b" " * 70_000)),
+    )
+    fine = picture(tmp_path / "a.png")
+    (tmp_path / "out/a.jpg").mkdir(parents=True)
+    (tmp_path / "comparing/a-compare.jpg").mkdir(parents=True)
+    monkeypatch.setattr(type(dehazer), "__call__", compute)
+    monkeypatch.setattr(images, "read", compute)
+    for source, reason in (
+        ("transparent.png", "JPEG holds no transparency"),
+        ("wide.png", "JPEG ends at 65,500 a side"),
+        ("wordy.png", "XMP data of 70,004 bytes"),
+        ("a.png", "a.jpg: is a folder"),
+    ):
+        (line,) = run([tmp_path / source], tmp_path / "out", dehazer, format="jpg", dry_run=dry_run)
+        assert reason in line
+    (line,) = run([fine], tmp_path / "comparing", dehazer, compare=True, dry_run=dry_run)
+    assert "a-compare.jpg: is a folder" in line
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))
+    (line,) = run([fine], tmp_path / "new/folder", dehazer, dry_run=dry_run)
+    assert line == (
+        f"{tmp_path}/new/folder/a.png: cannot be written ({tmp_path} is read-only or not yours); "
+        "check the folder, its permissions and the disk"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, dehazer):
+    (tmp_path / "out").mkdir()
+    source = picture(tmp_path / "a.png")
+    program = (
+        "import os, sys; from famkern import images\n"
+        "with images.replacing(sys.argv[1]) as file: file.write(b'half'); file.flush(); print(1, flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out/b.png")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        (part,) = names(tmp_path / "out")
+        assert run([source], tmp_path / "out", dehazer) == ["done"]
+        assert names(tmp_path / "out") == [part, "a.png"]  # its writer is alive
+        writer.kill()
+    picture(tmp_path / "c.png")
+    assert run([tmp_path / "c.png"], tmp_path / "out", dehazer) == ["done"]
+    assert names(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def throw(error):
+    raise error
 
 
 def test_compare_writes_both_pictures_side_by_side(tmp_path, dehazer):
@@ -217,13 +354,13 @@ def test_a_second_run_finds_its_outputs_and_does_nothing(tmp_path, dehazer):
     picture(tmp_path / "g/b.png")
     for _ in range(2):  # as the shell expands g/*: the second time with g/out
         seen = run(sorted((tmp_path / "g").iterdir()), tmp_path / "g/out", dehazer)
-        assert set(seen) == {"done"} if _ == 0 else {"skipped"}
-    assert set(run([tmp_path / "g/**/*.png"], tmp_path / "g/out", dehazer, recursive=True)) == {"skipped"}
+        assert set(seen) == ({"done"} if _ == 0 else {Skip.THERE, Skip.FOLDER})
+    assert set(run([tmp_path / "g/**/*.png"], tmp_path / "g/out", dehazer, recursive=True)) == {Skip.THERE}
     assert names(tmp_path / "g") == ["a.png", "b.png", "out/a.png", "out/b.png"]
     picture(tmp_path / "e/a.png")
     assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == ["done"]
-    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == ["skipped"]
-    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear", overwrite=True) == ["done"]
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear") == [Skip.OUTPUT, Skip.THERE]
+    assert run([tmp_path / "e"], tmp_path / "e", dehazer, suffix="-clear", overwrite=True) == [Skip.OUTPUT, "done"]
     assert names(tmp_path / "e") == ["a-clear.png", "a.png"]
 
 

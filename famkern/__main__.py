@@ -1,0 +1,5 @@
+"""`python -m famkern`: the `famkern` command."""
+
+from .cli import main
+
+main()

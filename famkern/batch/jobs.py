@@ -1,0 +1,108 @@
+"""What planning and running talk about: the wishes for outputs, one file to do, and what became of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from .. import images
+from ..engine import parse_bytes
+
+FORMATS = {suffix.removeprefix("."): name for suffix, name in images.SUFFIXES.items()}  # what --format takes
+
+
+class Skip(str, Enum):
+    """Why a file is not done although nothing is wrong with it."""
+
+    THERE = "there already"
+    OUTPUT = "the output for another input"
+    FOLDER = "in the output folder"
+    TWICE = "given twice"
+    FORMAT = "of a format that is not read"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How outputs are named and written.
+
+    Args:
+        overwrite: replace existing outputs instead of skipping them.
+        format: format of all outputs, one of FORMATS in any case, which is also their extension; None for each input's
+            own.
+        quality: 1..100 of JPEG and lossy WebP outputs; None for the default of `famkern.images.write`.
+        suffix: put between the stem and the extension of each output.
+        compare: also write NAME-compare.jpg, hazy left and clear right.
+        max_pixels: refuse larger pictures.
+        memory: bound in bytes (or text such as "1GiB") on everything that processing a picture allocates: the picture
+            itself, the maps, the buffers of the codecs. None: as `Dehazer`.
+        mask: a grey picture of the size of each input (upright): white is dehazed, black stays, between them the blend.
+        keep_time: outputs get their inputs' time of modification.
+        dry_run: find out what can be known beforehand, and write nothing.
+    """
+
+    overwrite: bool = False
+    format: str | None = None
+    quality: int | None = None
+    suffix: str = ""
+    compare: bool = False
+    max_pixels: int = images.MAX_PIXELS
+    memory: int | str | None = None
+    mask: str | os.PathLike[str] | None = None
+    keep_time: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format.lower() not in FORMATS:
+            raise ValueError(f"format is one of {', '.join(FORMATS)}, not {self.format!r}")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality is a number from 1 to 100, not {self.quality}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels is a number of 1 or more, not {self.max_pixels}")
+        if os.sep in self.suffix:
+            raise ValueError(f"suffix is part of a file name, without {os.sep!r}: {self.suffix!r}")
+        if self.memory is not None:
+            parse_bytes(self.memory)
+
+    def output_name(self, source: Path) -> str:
+        """File name of the output for this input."""
+        if self.format is not None:
+            extension = f".{self.format}"
+        else:
+            extension = source.suffix if source.suffix.lower() in images.SUFFIXES else ".png"
+        return f"{source.stem}{self.suffix}{extension}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to do. `skip` or `problem` says why it will not or cannot be done, where that is known beforehand."""
+
+    source: Path
+    target: Path
+    compare: Path | None = None  # where before | after goes
+    skip: Skip | None = None
+    problem: str | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files that it writes."""
+        return [self.target] if self.compare is None else [self.target, self.compare]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: exactly one of done, skipped and failed (then `problem` is one line that names the file).
+
+    In a dry run, done means that nothing speaks against it.
+    """
+
+    job: Job
+    done: bool = False
+    skipped: Skip | None = None
+    problem: str | None = None
+
+
+def comparison(target: Path) -> Path:
+    """Where before | after of this output goes."""
+    return target.with_name(f"{target.stem}-compare.jpg")

@@ -1,5 +1,0 @@
-"""`python -m famkern.cli`: the `famkern` command."""
-
-from . import main
-
-main()

@@ -1,0 +1,75 @@
+"""PIL images as arrays, and back.
+
+    picture = split(image)
+    clear = picture.join(dehaze(picture.pixels))
+
+Palettes become the colours that they stand for. Transparency stays as it is; what is transparent by its colour gets an
+alpha channel, since its colour will be another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "I;16", "I;16L", "I;16B")
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
+# Bytes a pixel that are held beside the array that is dehazed and its result: a PIL image gives its pixels as a copy, is
+# converted into a copy, and becomes an image from one.
+COPIED_BYTES = 14
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image taken apart.
+
+    pixels  (H, W, 3) uint8, or uint16 of an image of 16 bits
+    alpha   8-bit transparency, or None
+    grey    whether the image has one channel of colour
+    info    what Pillow knows of it beside its pixels
+    """
+
+    pixels: np.ndarray
+    alpha: Image.Image | None
+    grey: bool
+    info: dict[Any, Any]
+
+    def join(self, pixels: np.ndarray) -> Image.Image:
+        """An image of these (H, W, 3) pixels and of everything else in this one."""
+        if self.grey:
+            luma = np.empty(pixels.shape[:2], dtype=pixels.dtype)
+            for before, after in zip(pixels, luma, strict=True):  # row by row: the products are floats
+                after[:] = np.rint(before @ LUMA)
+            pixels = luma
+        image = Image.fromarray(pixels)
+        if self.alpha is not None:
+            image.putalpha(self.alpha)
+        image.info = dict(self.info)
+        return image
+
+
+def split(image: Image.Image) -> Picture:
+    """Take an image apart.
+
+    Raises:
+        ValueError: for an image without pixels or of a mode that is not one of MODES.
+    """
+    if image.mode not in MODES:
+        raise ValueError(f"a PIL image has one of the modes {', '.join(MODES)}, not {image.mode}: use convert() first")
+    if 0 in image.size:
+        raise ValueError(f"a PIL image has at least one pixel, not {image.width} x {image.height}")
+    info = {name: value for name, value in image.info.items() if name != "transparency"}
+    if image.mode.startswith("I;16"):
+        if "transparency" in image.info:
+            raise ValueError("a PIL image of 16 bits has no transparent colour: Pillow has no 16-bit image with alpha")
+        grey = np.asarray(image).astype(np.uint16)
+        return Picture(np.broadcast_to(grey[..., None], (*grey.shape, 3)), None, True, info)
+    grey_mode = image.mode in ("L", "LA")
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if has_alpha and image.mode not in ("RGBA", "LA"):
+        image = image.convert("LA" if grey_mode else "RGBA")
+    alpha = image.getchannel("A") if has_alpha else None
+    return Picture(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), alpha, grey_mode, info)

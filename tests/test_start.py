@@ -1,0 +1,118 @@
+"""How famkern starts: quickly, from anywhere, and on systems that lack what Linux has."""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import famkern
+from famkern import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, **options):
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], [], ["no-such-command"]])
+def test_what_needs_no_pytorch_imports_none(arguments):
+    result = python(f"""
+        import sys
+        sys.argv = ["famkern", *{arguments}]
+        import famkern.cli
+        try:
+            famkern.cli.main()
+        finally:
+            heavy = {{"torch", "numpy", "PIL", "tifffile", "imagecodecs", "lightning"}} & set(sys.modules)
+            assert not heavy, heavy
+    """)
+    assert "AssertionError" not in result.stderr, result.stderr
+
+
+def test_the_version_is_told_in_one_place():
+    for command in (["-m", "famkern"], ["-c", "from famkern.cli import main; main()"]):
+        result = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout) == (0, f"famkern {famkern.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", famkern.__version__)
+    assert not re.search(r"^version = \"", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_list_of_commands_says_what_each_says_itself(name):
+    tree = ast.parse((ROOT / f"famkern/cli/{name}.py").read_text())
+    documented = [ast.get_docstring(node) for node in tree.body if getattr(node, "name", None) == name]
+    text = documented[0] if documented else importlib.import_module(f"famkern.cli.{name}").train.info.help
+    assert text.split("\n\n")[0].replace("\n", " ") == cli.COMMANDS[name]
+
+
+def test_every_public_name_is_there():
+    result = python("""
+        import sys, famkern
+        assert "torch" not in sys.modules
+        assert set(famkern.__all__) <= set(dir(famkern))
+        for name in famkern.__all__:
+            assert getattr(famkern, name) is getattr(famkern, name), name
+        from famkern import *
+        assert callable(dehaze) and models.available()
+        try:
+            famkern.no_such_name
+        except AttributeError as error:
+            assert "no_such_name" in str(error)
+        else:
+            raise AssertionError
+    """)
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_what_only_linux_has_pictures_are_dehazed_all_the_same(tmp_path):
+    """Also where maps spill to disk: with the interfaces of Windows, and without compiled kernels."""
+    result = python(
+        """
+        import mmap, os, pathlib, signal, sys
+        import numpy as np
+        import psutil  # which is made for each system
+        import torch
+
+        for module in ("resource", "fcntl", "pwd", "grp", "termios", "pty", "posix"):
+            sys.modules[module] = None
+        for name in ("preadv", "pwritev", "pread", "pwrite", "posix_fallocate", "major", "minor", "sched_getaffinity"):
+            delattr(os, name)
+        for name in ("SIGHUP", "SIGALRM", "SIGUSR1", "SIGKILL"):
+            delattr(signal, name)
+        private, anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.mmap
+        for name in [name for name in dir(mmap) if name.startswith(("MAP_", "MADV_", "PROT_"))]:
+            delattr(mmap, name)
+        mmap.mmap = lambda fileno, length, tagname=None: anonymous(fileno, length, flags=private)
+        for name in ("is_file", "exists", "read_text", "read_bytes"):
+            def guarded(path, *args, real=getattr(pathlib.Path, name), name=name, **options):
+                if str(path).startswith(("/proc", "/sys")):
+                    if name.startswith("read"):
+                        raise FileNotFoundError(path)
+                    return False
+                return real(path, *args, **options)
+            setattr(pathlib.Path, name, guarded)
+
+        import famkern
+        import famkern.cli
+        from famkern import engine
+
+        engine.storage.IN_MEMORY = set()
+        picture = np.random.default_rng(0).integers(0, 256, (41, 30, 3), dtype=np.uint8)
+        whole = famkern.dehaze(picture)
+        least = famkern.Dehazer().least_memory(41, 30)
+        assert np.array_equal(whole, famkern.dehaze(picture, memory=least))
+        sys.argv = ["famkern", "dehaze", "--help"]
+        famkern.cli.main()
+        """,
+        env={**os.environ, "FAMKERN_CPU_ISA": "none", "FAMKERN_SPILL_DIR": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "go to a file in" in result.stderr
