@@ -39,7 +39,6 @@ def log_to_terminal(*, quiet: bool = False) -> None:
             complain(record.getMessage())
 
     logging.getLogger("famkern").handlers = [logging.NullHandler() if quiet else Handler()]
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of a damaged file, our own line says
 
 
 def complain(line: str) -> None:

@@ -20,7 +20,7 @@ from .picture import Metadata, Stored, array_bytes, content, fault
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 ALPHA, SPOT_COLOUR, MOSAIC = 0, 2, 5  # kinds of extra channels
-GREY = 1  # of colour spaces
+GREY, D65, SRGB_PRIMARIES, SRGB_CURVE = 1, 1, 1, 13  # of colour spaces, white points, primaries, transfer functions
 MAX_HEADER = 2**16  # bytes of the codestream in which the header ends
 
 
@@ -147,10 +147,20 @@ def _parse(data: bytes) -> _Header:
         _extra_channel(bits, found)
     bits.take(1)  # XYB
     if not bits.take(1):
-        found.srgb = False
-        bits.take(1)  # a profile
-        found.grey = bits.choose((0, 0), (1, 0), (2, 4), (18, 6)) == GREY
+        profile = bits.take(1)
+        srgb = _is_srgb(bits, found)
+        found.srgb = srgb and not profile
     return found
+
+
+def _is_srgb(bits: _Bits, found: _Header) -> bool:
+    """Whether a colour encoding without a profile is sRGB, or grey on its curve."""
+    enum = ((0, 0), (1, 0), (2, 4), (18, 6))
+    found.grey = bits.choose(*enum) == GREY
+    usual = bits.choose(*enum) == D65
+    if usual and not found.grey:
+        usual = bits.choose(*enum) == SRGB_PRIMARIES
+    return usual and not bits.take(1) and bits.choose(*enum) == SRGB_CURVE
 
 
 def _size(bits: _Bits) -> tuple[int, int]:

@@ -8,9 +8,12 @@ data, and tiles that are left out. Written: strips, chunky, deflate.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO
 
@@ -38,6 +41,30 @@ MAX_PADDING = 2**26  # bytes of a tile beyond a small picture
 # Bytes of compressed strips or tiles to hold at once, and threads that decode or encode them.
 BUFFER_BYTES = 2**22
 THREADS = min(4, os.cpu_count() or 1)
+
+
+class _Quiet(logging.Filter):
+    """Keeps tifffile from logging what it thinks of a file while we read it: what matters, our own lines say."""
+
+    reading = 0
+    lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self.reading
+
+    @contextmanager
+    def while_reading(self) -> Iterator[None]:
+        with self.lock:
+            self.reading += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.reading -= 1
+
+
+quiet = _Quiet()
+logging.getLogger("tifffile").addFilter(quiet)
 
 XMP, PHOTOSHOP, ICC, DESCRIPTION = 700, 34377, 34675, 270
 # Tags that describe the picture and not how it is stored: document and page name, description, camera, software, date,
@@ -151,7 +178,10 @@ def _only_page(file: BinaryIO, tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPa
     if not pages:
         raise fault(file.name, "the TIFF file holds no full-size picture; convert it to a plain TIFF")
     # These two write stacks of pictures behind one page.
-    stacked = (tiff.is_imagej or tiff.is_shaped) and tiff.series[0].size > pages[0].size
+    try:
+        stacked = (tiff.is_imagej or tiff.is_shaped) and tiff.series[0].size > pages[0].size
+    except ValueError:  # a description that is damaged describes no stack
+        stacked = False
     if len(pages) > 1 or stacked or pages[0].imagedepth > 1:
         raise fault(file.name, "the TIFF file holds several pictures; save each as a file of its own")
     if mask and (mask.shape[:2] != pages[0].shape[:2] or mask.samplesperpixel != 1):

@@ -23,7 +23,9 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from corpus import corpus
 
-SECONDS = 20  # for one file
+from famkern import images
+
+SECONDS = 20  # of the processor, for one file
 BATCH = 2000  # files of one process
 
 
@@ -47,8 +49,6 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 def check(path: Path, target: Path) -> None:
     """What must hold for any content of `path`."""
-    from famkern import images
-
     with contextlib.suppress(images.ImageError):
         images.header(path, max_pixels=10**6)
         picture = images.read(path, max_pixels=10**6)
@@ -65,17 +65,17 @@ def work(seed: int, start: int, count: int, folder: Path) -> None:
     def too_long(*_: object) -> None:
         raise TimeoutError(f"over {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
     for number in range(start, start + count):
         draw = random.Random(f"{seed}/{number}")
         name, data = draw.choice(files)
         path = folder / f"{number}{Path(name).suffix}"
         path.write_bytes(mutated(data, draw))
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             check(path, folder / "target")
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if os.fstat(1).st_size or os.fstat(2).st_size:
             raise SystemExit(f"{name}: something was printed")
         path.unlink()
