@@ -62,7 +62,7 @@ def test_the_source_distribution_holds_everything_that_git_does(source):
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("needs a checkout and git")
     tracked = run("git", "ls-files", cwd=ROOT).stdout.split("\n")
-    left_out = re.compile(r"\.ci/|\.git|\.pre-commit|CITATION|MANIFEST")
+    left_out = re.compile(r"\.ci/|\.git")
     missing = [
         name
         for name in tracked
