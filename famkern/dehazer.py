@@ -90,7 +90,7 @@ class Dehazer:
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
         ordinary.check(network)
-        self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(os.fspath(model))
+        self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(str(model))
         levels = network.levels if isinstance(network, models.UStudent) else 1
         self.window = network.window if window is None else windows.check(window or None, levels)
         self.scale_side: int | None = network.scale_side

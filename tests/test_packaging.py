@@ -54,7 +54,7 @@ def build_wheel(source, target, **environment):
 def wheel(source, tmp_path_factory):
     if shutil.which(os.environ.get("CXX", "g++")) is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C++ compiler")
-    # Without optimisation it compiles in a third of the time; the bits are the same.
+    # With less optimisation, so that it compiles in less time.
     return build_wheel(source, tmp_path_factory.mktemp("wheel"), CXXFLAGS="-O1 -w", FAMKERN_CUDA="0")[0]
 
 
@@ -62,7 +62,7 @@ def test_the_source_distribution_holds_everything_that_git_does(source):
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("needs a checkout and git")
     tracked = run("git", "ls-files", cwd=ROOT).stdout.split("\n")
-    left_out = re.compile(r"\.ci/|\.git|\.pre-commit|CITATION|MANIFEST")
+    left_out = re.compile(r"\.ci/|\.git")
     missing = [
         name
         for name in tracked
@@ -111,7 +111,7 @@ def test_an_empty_environment_dehazes_the_example(wheel, tmp_path):
     assert result.returncode == 0, told(result)
     clear, ours = (np.asarray(Image.open(tmp_path / name)) for name in ("clear.png", "here.png"))
     assert clear.shape == (240, 320, 3)
-    assert np.array_equal(clear, ours)
+    assert np.abs(clear.astype(int) - ours).max() <= 1  # which may be another build, or run on PyTorch's operators
 
 
 @pytest.mark.parametrize(
