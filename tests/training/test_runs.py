@@ -292,7 +292,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         (["--photos", "PHOTOS", "--teacher", "student"], "student: a teacher expected, not a student"),
         (
             ["--photos", "PHOTOS", "--init", "student", "--blocks", "1"],
-            "student: not weights of a student of (16, 3, 1)",
+            "student: not weights of a student of 16 channels, 3 groups, 1 blocks",
         ),
         (["--photos", "PHOTOS", "--phase", "96"], "SIZExBATCH@UNTIL expected"),
         (["--photos", "PHOTOS", "--device", "tpu"], "'tpu'"),
