@@ -112,7 +112,7 @@ def test_without_what_only_linux_has_pictures_are_dehazed_all_the_same(tmp_path)
         sys.argv = ["famkern", "dehaze", "--help"]
         famkern.cli.main()
         """,
-        env={**os.environ, "FAMKERN_CPU_ISA": "none", "FAMKERN_SPILL_DIR": str(tmp_path)},
+        env={**os.environ, "FAMKERN_CPU_ISA": "none", "OMP_NUM_THREADS": "1", "FAMKERN_SPILL_DIR": str(tmp_path)},
     )
     assert result.returncode == 0, result.stderr
     assert "go to a file in" in result.stderr
