@@ -1,4 +1,5 @@
-// Versions of functions that systems older than the one at hand have too, down to glibc 2.28 and the libstdc++ of GCC 8.
+// Versions of functions that systems older than the one at hand have too, down to glibc 2.28 and the libstdc++ of
+// GCC 8.
 //
 // The linker binds a function to its newest version. Of these two the version changed and what they do did not:
 // pthread_sigmask moved from libpthread to libc, and wait() was declared noexcept.
