@@ -159,9 +159,14 @@ def test_maps_that_overflow_are_an_error_here_too():
 
 
 def test_the_window_counts_pixels_of_the_reduced_picture(student):
-    dehazer = famkern.Dehazer(student, scale=2, window=16)
-    assert dehazer._plan(64, 96, torch.device("cpu"), None).network.cell == 4
-    assert not torch.equal(dehazer(torch.rand(3, 64, 96)), famkern.Dehazer(student, scale=2)(torch.rand(3, 64, 96)))
+    local = Student(16, 2, 1, window=16).eval()
+    local.load_state_dict(student.state_dict())
+    image = torch.rand(1, 3, 64, 96, dtype=torch.float64)
+    expected = definition(local, image, 2)
+    dehazers = (famkern.Dehazer(student, scale=2, window=window, dtype="float64") for window in (16, 0))
+    right, wrong = ((dehazer(image) - expected).abs().max() for dehazer in dehazers)
+    assert right < 1e-12
+    assert wrong > 1e-9
 
 
 @pytest.mark.parametrize("scale", [0, 9, -1, 1.5, 2.0, True, "2", "", None, float("nan")])
