@@ -75,7 +75,7 @@ def kernels(name: str) -> Iterator[None]:
 
 
 def ours(name: str) -> Run:
-    dehazer = famkern.Dehazer(device="cuda", dtype="float16", window=0)
+    dehazer = famkern.Dehazer(device="cuda", dtype="float16", window=0, scale=1)
 
     def run(image: Tensor) -> Tensor:
         with kernels(name):

@@ -50,9 +50,9 @@ def check_networks(device: torch.device) -> None:
         for size, window in (((1, 1), 0), ((37, 131), 0), ((37, 131), 64)):
             name = f"{what}, {dtype}, {size[1]} x {size[0]}" + f", window {window}" * (window > 0)
             picture = _picture(*size)
-            exact = Dehazer(model, device="cpu", dtype=torch.float64, window=window)(picture.double())
+            exact = Dehazer(model, device="cpu", dtype=torch.float64, window=window, scale=1)(picture.double())
             theirs = _pytorch(make(window=window or None), model, picture, device, dtype)
-            dehazer, where = Dehazer(model, device=device, dtype=dtype, window=window), picture.to(device)
+            dehazer, where = Dehazer(model, device=device, dtype=dtype, window=window, scale=1), picture.to(device)
             first = dehazer(where)
             _compare(name, first, exact, theirs, ROUNDING + UNITS * torch.finfo(dtype).eps)
             if not all(torch.equal(first, dehazer(where)) for _ in range(RUNS - 1)):
