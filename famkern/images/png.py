@@ -133,7 +133,10 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, bytes, bool
 
 
 def _pixels_only(file: BinaryIO, size: int) -> bytearray:
-    """The file without metadata, which libpng would look into, and refuse or complain of where they are damaged."""
+    """The file without metadata, which libpng would look into, and refuse or complain of where they are damaged.
+
+    Checksums of what is left are looked at here: libpng would first print what else is wrong with such pixels.
+    """
     pixels = bytearray(size)
     place = end = len(SIGNATURE)
     name = b""
@@ -144,7 +147,11 @@ def _pixels_only(file: BinaryIO, size: int) -> bytearray:
             length, name = struct.unpack(">I4s", file.read(8))
             if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
                 file.seek(place)
-                end += file.readinto(room[end : end + length + 12])  # type: ignore[attr-defined]
+                begin, end = end, end + file.readinto(room[end : end + length + 12])  # type: ignore[attr-defined]
+                if zlib.crc32(room[begin + 4 : end - 4]) != int.from_bytes(room[end - 4 : end], "big"):
+                    raise fault(
+                        file.name, "the pixels of the PNG are damaged (wrong checksum); get another copy of the file"
+                    )
             place += length + 12
     del pixels[end:]
     return pixels
