@@ -61,13 +61,13 @@ def test_pairs_that_cannot_be_measured_are_named_and_the_others_are_measured(tmp
 @pytest.mark.parametrize("larger", ["hazy", "clear"])
 def test_a_constant_border_that_one_picture_has_more_is_cropped(tmp_path, border, larger):
     for name, file in (("hazy", "7_1.png"), ("clear", "7.png")):
-        save(tmp_path / name / file, seed=len(name), size=(40 + 2 * border, 30 + 2 * border))
+        save(tmp_path / name / file, seed=len(name), size=(60 + 2 * border, 50 + 2 * border))
         if name != larger:
             with Image.open(tmp_path / name / file) as image:
-                image.crop((border, border, 40 + border, 30 + border)).save(tmp_path / name / file)
+                image.crop((border, border, 60 + border, 50 + border)).save(tmp_path / name / file)
     (pair,) = evaluation.find_pairs(tmp_path)
     hazy, clear = evaluation.read_pair(pair)
-    assert hazy.shape == clear.shape == (3, 30, 40)
+    assert hazy.shape == clear.shape == (3, 50, 60)
     whole = evaluation.read(getattr(pair, larger))[:, border:-border, border:-border]
     assert torch.equal(hazy if larger == "hazy" else clear, whole)
     assert "are cropped" in evaluation.RULES
