@@ -108,6 +108,7 @@ def test_a_window_counts_in_pixels_of_the_picture():
 def _whole(network):
     other = UStudent(network.widths, network.blocks)
     other.load_state_dict(network.state_dict())
+    other.window = None
     return other
 
 
