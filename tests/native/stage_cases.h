@@ -1,5 +1,5 @@
 // A stage with random weights and maps, what the formulas give for it, and what a run gives. The contracts are in
-// famkern/ops/{head,block,group,tail}.py, these tests' twins in tests/ops/test_stages.py.
+// famkern/ops/kinds, these tests' twins in tests/ops/test_stages.py.
 #pragma once
 
 #include <functional>
