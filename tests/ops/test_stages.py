@@ -142,9 +142,9 @@ def test_a_forked_process_has_helpers_of_its_own():
     try:
         torch.set_num_threads(2)
         expected, _ = case.run()
+        (x, z), sums = case.results(40, storage=torch.float32)  # by threads that the child does not have
         child = os.fork()
         if child == 0:
-            (x, z), sums = case.results(40, storage=torch.float32)
             stage("block", case.maps, case.gate, case.weights, [x, z], sums, (0, 0, case.cell, 0))
             os._exit(
                 0 if (z.numpy() == expected[1].numpy()).all() else 1
