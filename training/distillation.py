@@ -77,7 +77,7 @@ class Distillation(Task):
             self.teacher.eval()
         on_cpu = self.device.type == "cpu" and self.recipe.precision == "32-true"
         widths = self.student.widths if isinstance(self.student, UStudent) else (self.student.channels,)
-        if on_cpu and all(route.choose(self.device, C, torch.float32) is route.COMPILED for C in widths):
+        if on_cpu and route.choose(self.device, widths, torch.float32) is route.COMPILED:
             if self.compiled:
                 raise ValueError(
                     "torch.compile is for PyTorch's operators; here the student trains on compiled kernels"
@@ -124,9 +124,7 @@ class Distillation(Task):
         """PSNR in dB of whole pictures, by evaluation.RULES. Not SSIM, which takes longer than the network does."""
         dehazer, figures = self.dehazer(), []
         for pair in self.pairs[part]:
-            hazy, clear = evaluation.read(pair.hazy), evaluation.read(pair.clear)  # (3, H, W)
-            if hazy.shape != clear.shape:
-                raise ValueError(f"{pair.hazy}: not of the size of its clear partner {pair.clear}")
+            hazy, clear = evaluation.read_pair(pair)
             figures.append({"psnr": float(peak_signal_noise_ratio(dehazer(hazy), clear, data_range=1.0))})
         return figures
 
@@ -134,8 +132,7 @@ class Distillation(Task):
         """Triplets hazy, output, clear, each (3, H, W) in [0, 1]: from the pairs for validation, else from the data."""
         dehazer = self.dehazer()
         if self.pairs:
-            chosen = spread(self.pairs, count)
-            pictures = [(evaluation.read(pair.hazy), evaluation.read(pair.clear)) for pair in chosen]
+            pictures = [evaluation.read_pair(pair) for pair in spread(self.pairs, count)]
         else:
             size, step = self.recipe.phases[-1].size, self.recipe.steps  # a step that no training takes
             draws = [self.dataset[data.Draw(step, sample, size)] for sample in range(count)]

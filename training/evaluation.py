@@ -84,16 +84,18 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
     of its sides.
 
     Raises:
-        ValueError: if they differ in another way; an ImageError for a file that cannot be read.
+        ImageError: (a ValueError) if they differ in another way, and for a file that cannot be read.
     """
     hazy, clear = read(pair.hazy), read(pair.clear)  # (3, H, W)
     border = (clear.shape[1] - hazy.shape[1]) // 2
     larger, smaller = (clear, hazy) if border > 0 else (hazy, clear)
     size = tuple(side - 2 * abs(border) for side in larger.shape[1:])
     if size != tuple(smaller.shape[1:]) or 20 * abs(border) > min(larger.shape[1:]):
-        raise ValueError(
-            f"{hazy.shape[2]} x {hazy.shape[1]} pixels, but its clear partner {pair.clear} has "
-            f"{clear.shape[2]} x {clear.shape[1]}; crop them to the same view first"
+        raise images.ImageError(
+            images.printable(
+                f"{pair.hazy}: {hazy.shape[2]} x {hazy.shape[1]} pixels, but its clear partner {pair.clear} has "
+                f"{clear.shape[2]} x {clear.shape[1]}; crop them to the same view first"
+            )
         )
     if border:
         cropped = larger[:, abs(border) : -abs(border), abs(border) : -abs(border)]
