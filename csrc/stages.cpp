@@ -304,6 +304,13 @@ void read_block(Reader& r) {
     r.convolution("conv2");
 }
 
+// What begins a group, or a block after another: its convolutions, x and z.
+void read_beginning(Reader& r) {
+    read_block(r);
+    r.out_x();
+    r.out("z");
+}
+
 void read_group(Reader& r) {
     for (const char* name : {"x", "z", "skip"}) r.map(name);
     r.gate();
@@ -318,18 +325,14 @@ const Kind kKinds[] = {
          r.picture();
          r.normalisation();
          r.lift("pre");
-         read_block(r);
-         r.out_x();
-         r.out("z");
+         read_beginning(r);
      }},
     {"block", StageKind::block,
      [](Reader& r) {
          for (const char* name : {"x", "z"}) r.map(name);
          r.gate();
          r.pixel_attention();
-         read_block(r);
-         r.out_x();
-         r.out("z");
+         read_beginning(r);
      }},
     {"group", StageKind::group,
      [](Reader& r) {
@@ -353,18 +356,14 @@ const Kind kKinds[] = {
      [](Reader& r) {
          r.crossing("a");
          r.down("down");
-         read_block(r);
-         r.out_x();
-         r.out("z");
+         read_beginning(r);
      }},
     {"up", StageKind::up,
      [](Reader& r) {
          r.crossing("m");
          r.map("skip");
          r.up("up");
-         read_block(r);
-         r.out_x();
-         r.out("z");
+         read_beginning(r);
      }},
     {"u_tail", StageKind::u_tail,
      [](Reader& r) {

@@ -91,8 +91,7 @@ class Dehazer:
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
         ordinary.check(network)
         self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(str(model))
-        levels = network.levels if isinstance(network, models.UStudent) else 1
-        self.window = network.window if window is None else windows.check(window or None, levels)
+        self.window = network.window if window is None else windows.check(window or None, network.levels)
         self.scale_side: int | None = network.scale_side
         if self.scale == "auto" and self.scale_side is None:
             logger.info("scale is 1 for all pictures: the weights do not say at which length of side they are best")

@@ -25,6 +25,7 @@ from famkern.models.u_student import apply_head
 from famkern.ops import formulas
 from famkern.ops.conv import conv3x3
 from famkern.ops.gate import gate
+from famkern.ops.kinds import up
 
 
 class Fused(nn.Module):
@@ -161,18 +162,9 @@ def _down(down: Any, x: Tensor) -> Tensor:
     return F.linear(patches, rearrange(down.weight, "o k r c -> o (r c k)"), down.bias)
 
 
-def _up(up: Any, fuse: Any, x: Tensor, skip: Tensor) -> Tensor:
-    """Enlarge x to the skip's size and fuse both: (B, rows, columns, C'), (B, H, W, C) -> (B, H, W, C).
-
-    The product that `up` is for each of the four pixels which a coarse one becomes, and the half of `fuse` that takes its
-    result, are one product of the small matrices: pixels are multiplied once.
-    """
-    C = skip.shape[3]
-    from_coarse, from_skip = fuse.weight.flatten(1).split(C, 1)  # (C, C) each
-    weight = torch.einsum("ok,kpi->poi", from_coarse, up.weight.view(C, 4, -1)).flatten(0, 1)  # (4 C, C')
-    bias = torch.einsum("ok,kp->po", from_coarse, up.bias.view(C, 4)) + fuse.bias  # (4, C)
-    fine = rearrange(F.linear(x, weight, bias.flatten()), "b h w (r c k) -> b (h r) (w c) k", r=2, c=2)
-    return F.linear(skip, from_skip) + fine[:, : skip.shape[1], : skip.shape[2]]
+def _up(convolution: Any, fuse: Any, x: Tensor, skip: Tensor) -> Tensor:
+    """Enlarge x to the skip's size and fuse both: (B, rows, columns, C'), (B, H, W, C) -> (B, H, W, C)."""
+    return up.join(x, skip, *up.compose(convolution.weight, convolution.bias, fuse.weight, fuse.bias))
 
 
 def _last(post: Any, x: Tensor) -> Tensor:

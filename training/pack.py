@@ -35,21 +35,17 @@ def pack(folders: list[Path], output: Path, *, quality: int, side: int, step: in
     Raises:
         ValueError: for a folder without pictures, a file that cannot be read, and more than `limit` bytes.
     """
-    beside = output.with_name(output.name + ".part")
-    try:
-        with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+    with images.replacing(output) as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for folder in folders:
                 for name, content in entries(folder, quality=quality, side=side, step=step):
                     archive.writestr(zipfile.ZipInfo(f"{folder.resolve().name}/{name}", DATE), content)
-        size = beside.stat().st_size
+        size = file.seek(0, io.SEEK_END)
         if size > limit:
             raise ValueError(
                 f"{output}: {format_bytes(size)}, more than {format_bytes(limit)}; "
                 "lower --quality or --side, raise --step, or give fewer folders"
             )
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
     return size
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..ops.kinds import KINDS
+from ..ops.kinds import KINDS, up
 from .line import IMAGE, OUTPUT, Gate, Line, Map, Stage
 
 
@@ -143,19 +143,9 @@ class _Lowering:
         return gate, self.pixel_attention(f"{block}.")
 
     def fused(self, level: int) -> tuple[Tensor, ...]:
-        """Weights of the four pixels that one becomes, and of the skip, and biases: up and fuse as one product.
-
-        fuse(cat(up, skip)) = F1 up + F2 skip + b, and up is a product as well: pixel (r, c) of the four has rows
-        2 r + c, 2 r + c + 4, ... of its weights.
-        """
-        up, up_bias, fuse, fuse_bias = (
-            self.tensors[f"{name}{level}.{part}"].double() for name in ("up", "fuse") for part in ("weight", "bias")
-        )
-        channels = fuse.shape[0]
-        of_up, of_skip = fuse.flatten(1).split(channels, dim=1)  # (C, C) each
-        weight = torch.stack([of_up @ up.flatten(1)[pixel::4] for pixel in range(4)])  # (4, C, I)
-        bias = torch.stack([of_up @ up_bias[pixel::4] + fuse_bias for pixel in range(4)])  # (4, C)
-        return tuple(self._place(tensor) for tensor in (weight, of_skip, bias))
+        """Weights of the stage `up`, of the convolutions `up` and `fuse` of this level; composed in float64."""
+        names = [f"{name}{level}.{part}" for name in ("up", "fuse") for part in ("weight", "bias")]
+        return tuple(map(self._place, up.compose(*(self.tensors[name].double() for name in names))))
 
     def get(self, *names: str) -> tuple[Tensor, ...]:
         """Weight and bias of each."""

@@ -5,14 +5,20 @@ Tensors and arrays of any strides stay as they are; only a band of them is ever 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops.reduced import DEPTHS
+from ..ops import reduced
 from .checks import Checks
 
-FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535, np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+FULL_SCALE: dict[Any, int] = {
+    **reduced.FULL_SCALE,
+    np.dtype(np.uint8): 255,
+    np.dtype(np.uint16): 65535,
+}
 BAND_PIXELS = 1 << 18  # pixels that are converted or checked at a time
 
 
@@ -35,7 +41,7 @@ class Pixels:
         16-bit floating point. Then bands must be copied.
         """
         if isinstance(self.array, Tensor):
-            return self.array if self.array.device == device and self.array.dtype in DEPTHS else None
+            return self.array if self.array.device == device and self.array.dtype in reduced.DEPTHS else None
         array = self.array
         if device.type != "cpu" or not array.dtype.isnative or min(array.strides) < 0:
             return None

@@ -25,9 +25,8 @@ from .storage import allocate
 
 Report = Callable[[float], None]
 
-BAND_PIXELS = (
-    1 << 21
-)  # preferred size of a band, in pixels of the picture: a fit computes 32 reduced rows beside its own
+# Preferred size of a band, in pixels of the picture: a fit computes 32 reduced rows beside its own.
+BAND_PIXELS = 1 << 21
 # What reducing, fitting and applying cost, as a part of what the network costs for as many pixels: for progress.
 CARRY_COST = 1 / 50
 

@@ -13,7 +13,6 @@ from . import colour, exif, pillow
 from .picture import Depth, Metadata, Samples, Stored, array_bytes, content, fault
 
 MAX_SIDE = 65535
-DEPTHS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
 def inspect(file: BinaryIO) -> Stored:
@@ -29,7 +28,7 @@ def inspect(file: BinaryIO) -> Stored:
     dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
     alpha = header.mode.endswith("A")
     channels = 4 if alpha else 3
-    exif_blob = header.info.get("exif", b"").removeprefix(b"Exif\0\0") or None
+    exif_blob = exif.unmarked(header.info.get("exif"))
     directories = exif.parse_block(exif_blob)
 
     def decode() -> Samples:

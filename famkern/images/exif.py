@@ -21,6 +21,8 @@ ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
 EXIF, GPS, INTEROP = 34665, 34853, 40965
 PIXEL_WIDTH, PIXEL_HEIGHT = 40962, 40963
 
+MARK = b"Exif\0\0"  # before a block in a JPEG
+
 # Bytes per value of each field type, and of the unit in which its byte order is reversed.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SWAPPED = SIZES | {5: 4, 10: 4}
@@ -60,6 +62,11 @@ def parse(file: BinaryIO, keep: Container[int] | None = None) -> Directories | N
         return _parse(file, keep)
     except (ValueError, struct.error):
         return None
+
+
+def unmarked(block: bytes | None) -> bytes | None:
+    """A block without the mark that stands before it in a JPEG, and by habit elsewhere; None where there is nothing."""
+    return (block or b"").removeprefix(MARK) or None
 
 
 def parse_block(block: bytes | None) -> Directories | None:

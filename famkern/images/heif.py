@@ -28,7 +28,7 @@ def inspect(file: BinaryIO) -> Stored:
     channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0], 0)
     if not channels:
         raise fault(file.name, f"HEIFs of kind {image.mode} are not supported; convert it to PNG")
-    exif_blob = (info.get("exif") or b"").removeprefix(b"Exif\0\0") or None
+    exif_blob = exif.unmarked(info.get("exif"))
 
     def decode() -> Samples:
         samples = np.asarray(image)

@@ -116,7 +116,7 @@ def encode(file: BinaryIO, samples: Samples, metadata: Metadata, *, quality: int
         quality=quality,
         subsampling="4:4:4",
         dpi=metadata.dpi if metadata.dpi and max(metadata.dpi) <= MAX_DPI else (0, 0),
-        exif=b"Exif\0\0" + metadata.exif if metadata.exif else b"",
+        exif=exif.MARK + metadata.exif if metadata.exif else b"",
         icc_profile=metadata.icc,
         xmp=metadata.xmp,
         comment=metadata.comment,

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from .exif import MARK
 from .picture import fault
 
 MAX_SEGMENT = 65533
 CUT_OFF = "the JPEG file is cut off or damaged; get another copy of it"
 
-EXIF, XMP, PHOTOSHOP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
+EXIF, XMP, PHOTOSHOP = MARK, b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
 EXTENSION = (
     b"http://ns.adobe.com/xmp/extension/\0"  # then the packet's MD5 in 32 letters, its length, this part's offset
 )

@@ -73,7 +73,7 @@ def inspect(file: BinaryIO) -> Stored:
     dtype = np.dtype(np.float32 if found.float else np.uint8 if found.bits <= 8 else np.uint16)
     channels = (1 if found.grey else 3) + found.alpha
     block = boxes.get(b"Exif", b"")
-    exif_blob = block[4 + int.from_bytes(block[:4], "big") :].removeprefix(b"Exif\0\0") or None
+    exif_blob = exif.unmarked(block[4 + int.from_bytes(block[:4], "big") :])
     return Stored(
         format="JPEG XL",
         width=found.width,

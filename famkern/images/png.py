@@ -101,7 +101,7 @@ class _Metadata:
         if name == b"acTL":
             (self.frames,) = struct.unpack(">I", contents[:4])
         elif name == b"eXIf":
-            self.exif = contents.removeprefix(b"Exif\0\0")
+            self.exif = exif.unmarked(contents)
         elif name == b"iCCP":
             self.icc = _unpacked(contents.split(b"\0", 1)[1][1:])
         elif name == b"pHYs" and contents[8:9] == b"\1":

@@ -38,7 +38,7 @@ def inspect(file: BinaryIO) -> Stored:
     else:
         raise fault(file.name, "the WebP file holds no picture; get another copy of it")
     channels = 4 if alpha else 3
-    exif_blob = chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0") or None
+    exif_blob = exif.unmarked(chunks.get(b"EXIF"))
     directories = exif.parse_block(exif_blob)
     return Stored(
         format="WEBP",

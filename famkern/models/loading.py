@@ -12,7 +12,8 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,39 +172,35 @@ def build(tensors: Mapping[str, Tensor], source: str) -> Network:
     Raises:
         WeightsError: if no network of famkern has these tensors, naming the first difference.
     """
-    network: nn.Module
+    make: Callable[[], nn.Module]
     if "down1.weight" in tensors:
         levels = _count(tensors, "down{}.weight", start=1) + 1
         groups = [*(f"e{i}" for i in range(1, levels + 1)), *(f"d{i}" for i in range(levels - 1, 0, -1))]
-        blocks = [_count(tensors, group + ".gp.{}.conv1.weight", start=0) for group in groups]
-        widths = [_outputs(tensors, f"e{i}.gp.0.conv1.weight") for i in range(1, levels + 1)]
+        blocks = tuple(_count(tensors, group + ".gp.{}.conv1.weight", start=0) for group in groups)
+        widths = tuple(_outputs(tensors, f"e{i}.gp.0.conv1.weight") for i in range(1, levels + 1))
         head: Head = "gain" if _outputs(tensors, "post.0.weight") == 4 else "plain"
-        try:
-            with torch.device("meta"):
-                network = UStudent(widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
-        except ValueError as error:
-            raise WeightsError(f"{source}: not a U-shaped student that famkern knows: {error}") from error
-        what = f"a U-shaped student of widths {network.widths}, blocks {network.blocks}"
+        make = partial(UStudent, widths, blocks, head, "batch" if "e1.gp.0.norm1.weight" in tensors else None)
+        kind, numbers = "U-shaped student", f" of widths {widths}, blocks {blocks}"
     elif "pre.0.weight" in tensors:
         count = _count(tensors, "g{}.gp.0.conv1.weight", start=1)
         each = _count(tensors, "g1.gp.{}.conv1.weight", start=0)
         channels = _outputs(tensors, "pre.0.weight")
-        try:
-            with torch.device("meta"):
-                network = Student(channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
-        except ValueError as error:
-            raise WeightsError(f"{source}: not a student that famkern knows: {error}") from error
-        what = f"a student of {channels} channels, {count} groups, {each} blocks"
+        make = partial(Student, channels, count, each, "batch" if "g1.gp.0.norm1.weight" in tensors else None)
+        kind, numbers = "student", f" of {channels} channels, {count} groups, {each} blocks"
     elif "red.first_part.0.weight" in tensors:
-        with torch.device("meta"):
-            network, what = Teacher(), "a x2 teacher"
+        make, kind, numbers = Teacher, "x2 teacher", ""
     else:
         found = ", ".join(list(tensors)[:3]) or "nothing"
         raise WeightsError(
             f"{source}: tensors of a student (pre.0.weight, g1.gp.0.conv1.weight, ...) expected, found {found}"
             f"{', ...' if len(tensors) > 3 else ''}"
         )
-    expected = network.state_dict()
+    try:
+        with torch.device("meta"):
+            network = make()
+    except ValueError as error:
+        raise WeightsError(f"{source}: not a {kind} that famkern knows: {error}") from error
+    what, expected = f"a {kind}{numbers}", network.state_dict()
     for name in [*expected, *tensors]:
         if name not in tensors:
             raise WeightsError(f"{source}: {what} has a tensor {name}, which the file lacks")

@@ -6,7 +6,7 @@ Student(16, 3, 6) is the paper's student (arXiv 2207.11250), 96,007 parameters; 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -91,11 +91,55 @@ class Group(nn.Module):
         return self.gp(x) + x
 
 
-class Student(nn.Module):
-    """The student family of dehazing networks.
+class Family(nn.Module):
+    """What all networks of the family have beside their shape.
 
     `scale_side` is the longer side, in pixels, of pictures that the weights are best at, for `Dehazer(scale="auto")`; None
     if that is not known.
+
+    Args:
+        norm: None, or "batch".
+
+    Raises:
+        ValueError: for another one.
+    """
+
+    scale_side: int | None = None
+    levels = 1  # each with half the pixels a side of the one before
+
+    def __init__(self, norm: Literal["batch"] | None) -> None:
+        super().__init__()
+        if norm not in (None, "batch"):
+            raise ValueError(f'{type(self).__name__}(norm=...) takes None or "batch", not {norm!r}')
+        self.norm = norm
+        windows.keep_in_state_dict(self)
+
+    @property
+    def window(self) -> int | None:
+        """Side in pixels of the windows whose means channel attention sees; None: the whole picture."""
+        return self._window
+
+    @window.setter
+    def window(self, window: int | None) -> None:
+        self._window = windows.check(window, self.levels)
+        for name, group in self.named_children():
+            if isinstance(group, Group):
+                for module in group.modules():
+                    if isinstance(module, ChannelAttention):
+                        module.window = None if self._window is None else self._window // self._scale_of(name)
+
+    def _scale_of(self, group: str) -> int:
+        """Pixels of the picture along a side of one pixel of this group's maps."""
+        return 1
+
+    def _options(self) -> str:
+        """What is not the default beside the shape, for print(module)."""
+        given = {"norm": self.norm, "window": self.window}
+        return "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+
+
+class Student(Family):
+    """The student family of dehazing networks.
 
     Args:
         channels: width C of all maps, a multiple of 16 (16, 32 and 64 have compiled kernels).
@@ -110,8 +154,6 @@ class Student(nn.Module):
         ValueError: for numbers outside these ranges.
     """
 
-    scale_side: int | None = None
-
     def __init__(
         self,
         channels: int = 16,
@@ -120,7 +162,7 @@ class Student(nn.Module):
         norm: Literal["batch"] | None = None,
         window: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(norm)
         if (
             not all(map(is_whole, (channels, groups, blocks)))
             or channels < 16
@@ -131,9 +173,7 @@ class Student(nn.Module):
                 "Student(channels, groups, blocks) takes a multiple of 16 and two counts of 1 or more, "
                 f"not {channels}, {groups}, {blocks}"
             )
-        if norm not in (None, "batch"):
-            raise ValueError(f'Student(norm=...) takes None or "batch", not {norm!r}')
-        self.channels, self.groups, self.blocks, self.norm = int(channels), int(groups), int(blocks), norm
+        self.channels, self.groups, self.blocks = int(channels), int(groups), int(blocks)
         self.pre = nn.Sequential(conv3x3(3, channels))
         for i in range(groups):
             self.add_module(f"g{i + 1}", Group(channels, blocks, norm))
@@ -143,23 +183,10 @@ class Student(nn.Module):
         self.palayer = PixelAttention(channels)
         self.post = nn.Sequential(conv3x3(channels, channels), conv3x3(channels, 3))
         self.window = window
-        windows.keep_in_state_dict(self)
-
-    @property
-    def window(self) -> int | None:
-        """Side in pixels of the windows whose means channel attention sees; None: the whole picture."""
-        return self._window
-
-    @window.setter
-    def window(self, window: int | None) -> None:
-        self._window = windows.check(window)
-        for module in self.modules():
-            if isinstance(module, ChannelAttention):
-                module.window = window
 
     def extra_repr(self) -> str:
         """The arguments, for print(module)."""
-        return f"channels={self.channels}, groups={self.groups}, blocks={self.blocks}" + options(self)
+        return f"channels={self.channels}, groups={self.groups}, blocks={self.blocks}" + self._options()
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""
@@ -172,12 +199,6 @@ class Student(nn.Module):
         weights = windows.spread(self.ca(means), self.window, *x.shape[2:]).chunk(self.groups, dim=1)
         o = sum(weight * result for weight, result in zip(weights, results, strict=True))
         return self.post(self.palayer(o)) + image
-
-
-def options(network: Any) -> str:
-    """What both families have beside their numbers, where it is not the default, for print(module)."""
-    given = {"norm": network.norm, "window": network.window}
-    return "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
 
 
 def fold_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

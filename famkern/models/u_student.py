@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..numeric import is_whole
-from . import windows
-from .student import ChannelAttention, Group, conv3x3, options
+from .student import Family, Group, conv3x3
 
 Head = Literal["gain", "plain"]
 
 
-class UStudent(nn.Module):
+class UStudent(Family):
     """The U-shaped family of dehazing networks.
 
     Level s = 1, 2, ... has ceil(H / 2^(s - 1)) x ceil(W / 2^(s - 1)) pixels. Going down, an odd side is filled up with one
@@ -44,8 +43,6 @@ class UStudent(nn.Module):
         ValueError: for numbers outside these ranges.
     """
 
-    scale_side: int | None = None  # see Student
-
     def __init__(
         self,
         widths: Sequence[int] = (16, 32, 64),
@@ -54,8 +51,8 @@ class UStudent(nn.Module):
         norm: Literal["batch"] | None = None,
         window: int | None = None,
     ) -> None:
-        super().__init__()
-        self.widths, self.blocks, self.head, self.norm = tuple(widths), tuple(blocks), head, norm
+        super().__init__(norm)
+        self.widths, self.blocks, self.head = tuple(widths), tuple(blocks), head
         self.levels = len(self.widths)
         if self.levels < 2 or any(not is_whole(width) or width < 16 or width % 16 for width in self.widths):
             raise ValueError(f"UStudent(widths=...) takes two or more multiples of 16, not {self.widths}")
@@ -66,8 +63,6 @@ class UStudent(nn.Module):
             )
         if head not in ("gain", "plain"):
             raise ValueError(f'UStudent(head=...) takes "gain" or "plain", not {head!r}')
-        if norm not in (None, "batch"):
-            raise ValueError(f'UStudent(norm=...) takes None or "batch", not {norm!r}')
         self.pre = nn.Sequential(conv3x3(3, self.widths[0]))
         for level, (width, count) in enumerate(zip(self.widths, self.blocks, strict=False), start=1):
             self.add_module(f"e{level}", Group(width, count, norm))
@@ -79,26 +74,13 @@ class UStudent(nn.Module):
             self.add_module(f"d{level}", Group(fine, self.blocks[-level], norm))
         self.post = nn.Sequential(conv3x3(self.widths[0], 4 if head == "gain" else 3))
         self.window = window
-        windows.keep_in_state_dict(self)
 
-    @property
-    def window(self) -> int | None:
-        """Side in pixels of the windows whose means channel attention sees; None: the whole picture."""
-        return self._window
-
-    @window.setter
-    def window(self, window: int | None) -> None:
-        self._window = windows.check(window, levels=self.levels)
-        for name, group in self.named_children():
-            if isinstance(group, Group):
-                scale = 2 ** (int(name[1:]) - 1)
-                for module in group.modules():
-                    if isinstance(module, ChannelAttention):
-                        module.window = None if window is None else window // scale
+    def _scale_of(self, group: str) -> int:
+        return int(2 ** (int(group[1:]) - 1))
 
     def extra_repr(self) -> str:
         """The arguments, for print(module)."""
-        return f"widths={self.widths}, blocks={self.blocks}, head={self.head!r}" + options(self)
+        return f"widths={self.widths}, blocks={self.blocks}, head={self.head!r}" + self._options()
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised hazy RGB (B, 3, H, W) -> clear RGB (B, 3, H, W), not yet clamped to [0, 1]."""

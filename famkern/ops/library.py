@@ -14,6 +14,7 @@ import ctypes
 import functools
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -51,6 +52,11 @@ def refuse_forward_mode(*tensors: torch.Tensor | None) -> None:
             raise RuntimeError(
                 "famkern's operators have derivatives backwards only, not torch.func.jvp or other forward-mode ones"
             )
+
+
+def reference_is_asked() -> bool:
+    """Whether FAMKERN_REFERENCE=1 asks for plain PyTorch instead of any kernels."""
+    return os.environ.get("FAMKERN_REFERENCE") == "1"
 
 
 def why_not_compiled() -> str | None:
@@ -107,6 +113,14 @@ def instruction_set() -> str:
 def cpu_features() -> str:
     """Vector extensions that this CPU has, of those that there are kernels for; needs the compiled kernels."""
     return _text("famkern_cpu_features")
+
+
+@functools.cache
+def workspace_query(function: str, arguments: int) -> Callable[..., int]:
+    """A function of _C.so that tells bytes from so many whole numbers; needs the compiled kernels."""
+    query = getattr(ctypes.CDLL(str(COMPILED)), function)
+    query.argtypes, query.restype = [ctypes.c_int64] * arguments, ctypes.c_int64
+    return query  # type: ignore[no-any-return]
 
 
 def _text(function: str) -> str:

@@ -8,11 +8,7 @@ Sun, "Fast guided filter", arXiv 1505.00996.
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +39,7 @@ def from_unit(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def operator(name: str, reference: Callable[..., None], device: torch.device) -> Callable[..., None]:
     """The implementation that runs on this device: compiled on the CPU, the reference elsewhere."""
-    if os.environ.get("FAMKERN_REFERENCE") == "1":
+    if library.reference_is_asked():
         return reference
     if device.type == "cpu":
         if library.why_not_compiled() is None:
@@ -64,14 +60,7 @@ def workspace_bytes(rows: int, width: int, scale: int, device: torch.device, dty
         device: where they run.
         dtype: of the arithmetic.
     """
-    if device.type == "cpu" and library.why_not_compiled() is None and os.environ.get("FAMKERN_REFERENCE") != "1":
-        return _workspace_query()(width, scale, torch.get_num_threads())
+    if device.type == "cpu" and library.why_not_compiled() is None and not library.reference_is_asked():
+        return library.workspace_query("famkern_scale_workspace", 3)(width, scale, torch.get_num_threads())
     reduced, full = (rows + 2 * HALO) * -(-width // scale) * 8, rows * scale * width * dtype.itemsize
     return _REFERENCE_TENSORS * 3 * max(reduced, full)
-
-
-@functools.cache
-def _workspace_query() -> Any:
-    query = ctypes.CDLL(str(library.COMPILED)).famkern_scale_workspace
-    query.argtypes, query.restype = [ctypes.c_int64] * 3, ctypes.c_int64
-    return query

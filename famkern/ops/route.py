@@ -10,9 +10,6 @@ FAMKERN_GPU=1 or 0     see gpu.py
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -37,14 +34,8 @@ class Route:
 
 
 def _compiled_workspace(rows: int, width: int, channels: int, cell: int, _dtype: torch.dtype) -> int:
-    return _workspace_query()(rows, width, channels, cell, torch.get_num_threads())
-
-
-@functools.cache
-def _workspace_query() -> Callable[[int, int, int, int, int], int]:
-    query = ctypes.CDLL(str(library.COMPILED)).famkern_stage_workspace
-    query.argtypes, query.restype = [ctypes.c_int64] * 5, ctypes.c_int64
-    return query
+    query = library.workspace_query("famkern_stage_workspace", 5)
+    return query(rows, width, channels, cell, torch.get_num_threads())
 
 
 def _triton_workspace(rows: int, width: int, channels: int, cell: int, _dtype: torch.dtype) -> int:
@@ -67,7 +58,7 @@ def choose(
 ) -> Route:
     """The route of maps with so many channels, computed in `dtype`; of one kind of stage, or of what training needs."""
     channels = {channels} if isinstance(channels, int) else channels
-    if os.environ.get("FAMKERN_REFERENCE") == "1":
+    if library.reference_is_asked():
         _announce("FAMKERN_REFERENCE=1 asks for it")
         return REFERENCE
     if device.type == "cuda":
@@ -118,7 +109,7 @@ def _suits(kernels: str, channels: Collection[int], dtype: torch.dtype, kind: Ki
 
 def describe_gpu(device: torch.device) -> str:
     """Which kernels a network's stages run on, on this GPU, and why: for people to read."""
-    reason = "FAMKERN_REFERENCE=1 asks for it" if os.environ.get("FAMKERN_REFERENCE") == "1" else gpu.why_not(device)
+    reason = "FAMKERN_REFERENCE=1 asks for it" if library.reference_is_asked() else gpu.why_not(device)
     if reason is not None:
         return f"PyTorch's operators: {reason}"
     without_cuda = library.why_not_cuda()

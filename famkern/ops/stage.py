@@ -8,6 +8,7 @@ here; the reference takes any device, width and precision.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,16 +82,8 @@ def reference(
         sum_.copy_(formulas.row_sums(results[row.outputs.index(name)], cell))
 
 
-def _on_gpu(
-    kind: str,
-    maps: Sequence[Tensor],
-    gate: Tensor | None,
-    weights: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    sums: Sequence[Tensor],
-    place: Sequence[int],
-) -> None:
-    arguments = (kind, maps, gate, weights, outputs, sums, place)
+def _on_gpu(*arguments: Any) -> None:
+    kind, maps, _, _, outputs, *_ = arguments
     if route.is_in_cuda(KINDS[kind], (*maps, *outputs)):
         torch.ops.famkern.stage.default.redispatch(_COMPILED, *arguments)
     else:
