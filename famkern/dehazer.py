@@ -27,7 +27,7 @@ T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 
 MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_THREADS = 1024
-SCALE = "auto"  # unless another is asked for
+SCALE = 1  # unless another is asked for
 
 
 class Dehazer:

@@ -365,7 +365,7 @@ def test_evaluate_prints_figures_beside_those_of_the_input(tmp_path):
     result = famkern("evaluate", tmp_path, "--csv", tmp_path / "figures.csv")
     assert result.returncode == 0, result.stderr
     assert re.search(r"hazy input +\d+\.\d\d dB +-?\d\.\d{4}", result.stdout)
-    assert re.search(r"student, scale auto +\d+\.\d\d dB +-?\d\.\d{4}", result.stdout)
+    assert re.search(r"student, scale 1 +\d+\.\d\d dB +-?\d\.\d{4}", result.stdout)
     assert "2 pairs" in result.stdout
     assert len((tmp_path / "figures.csv").read_text().splitlines()) == 3
 
