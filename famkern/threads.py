@@ -22,12 +22,15 @@ def use(count: int | None) -> Iterator[None]:
     """
     global _callers, _original  # noqa: PLW0603
     with _lock:
+        # Asked first: a thread takes the process's number, which may be another caller's by then, over its own when it
+        # computes or asks for the first time.
+        current = torch.get_num_threads()
         if count is None:
-            if _callers and torch.get_num_threads() != _original:
+            if _callers and current != _original:
                 torch.set_num_threads(_original)
         else:
             if not _callers:
-                _original = torch.get_num_threads()
+                _original = current
             _callers += 1
             torch.set_num_threads(count)
     try:

@@ -4,6 +4,18 @@ import pytest
 import torch
 
 
+def pytest_report_header() -> str | None:
+    return None if torch.cuda.is_available() else "no CUDA device: tests that need one are deselected"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available() or config.option.collectonly:
+        return
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=needing)
+
+
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
     """What a test draws depends on its name alone, so that one that fails anywhere fails everywhere."""

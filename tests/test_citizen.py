@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import famkern
-from famkern import models
+from famkern import models, threads
 from famkern.models import Student, Teacher, UStudent
 from famkern.ops.conv import conv3x3
 from famkern.ops.gate import gate
@@ -150,6 +150,30 @@ def test_threads_of_several_callers_leave_the_process_as_it_was(student, picture
     later.start()
     later.join()
     assert found == [before]
+
+
+@pytest.mark.parametrize("count", [3, None])
+def test_a_number_of_threads_is_kept_by_one_that_has_not_computed_yet(count):
+    before, entered, changed, found = torch.get_num_threads(), threading.Event(), threading.Event(), []
+
+    def first():
+        with threads.use(count):
+            entered.set()
+            changed.wait()
+            found.append(torch.get_num_threads())
+
+    def second():
+        entered.wait()
+        with threads.use(5):
+            changed.set()
+            caller.join()
+
+    caller, other = threading.Thread(target=first), threading.Thread(target=second)
+    for thread in (caller, other):
+        thread.start()
+    for thread in (caller, other):
+        thread.join()
+    assert found == [count or before]
 
 
 @pytest.mark.slow

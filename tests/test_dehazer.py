@@ -433,7 +433,6 @@ def test_one_dehazer_serves_several_threads():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("float16", 5e-3)])
 def test_a_gpu_gives_the_same_picture(student, dtype, bound):
     image = torch.rand(3, 300, 401)

@@ -12,7 +12,6 @@ from famkern.engine import Checks, Graphs, key_of
 from famkern.models import Student
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class Computation:
@@ -215,7 +214,6 @@ def dehazer():
 
 
 @pytest.mark.gpu
-@on_a_gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.uint8], ids=str)
 def test_replays_are_the_same_bits_as_runs_and_see_the_new_picture(dehazer, dtype):
     plain = famkern.Dehazer(Student(16, 2, 2), device="cuda")
@@ -228,7 +226,6 @@ def test_replays_are_the_same_bits_as_runs_and_see_the_new_picture(dehazer, dtyp
 
 
 @pytest.mark.gpu
-@on_a_gpu
 def test_a_replay_refuses_what_a_run_refuses(dehazer):
     picture = torch.rand(3, 40, 50, device="cuda")
     for _ in range(3):
@@ -241,7 +238,6 @@ def test_a_replay_refuses_what_a_run_refuses(dehazer):
 
 
 @pytest.mark.gpu
-@on_a_gpu
 @pytest.mark.parametrize("turns", [0, 3], ids=["run", "replay"])
 def test_the_host_waits_only_where_it_looks_at_the_checks(dehazer, turns, monkeypatch):
     picture = torch.rand(3, 40, 50, device="cuda")
@@ -258,7 +254,6 @@ def test_the_host_waits_only_where_it_looks_at_the_checks(dehazer, turns, monkey
 
 
 @pytest.mark.gpu
-@on_a_gpu
 def test_threads_share_the_graphs(dehazer):
     pictures = [torch.rand(3, 40 + n % 3, 50, device="cuda") for n in range(12)]
     expected = [dehazer(picture) for picture in pictures]

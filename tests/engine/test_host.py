@@ -174,7 +174,6 @@ def test_rows_of_a_band_are_never_more_than_a_buffer_has():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("memory", ["64MiB", "128MiB"])
 def test_a_bound_on_a_gpu_is_kept_with_the_same_bits(dtype, memory, monkeypatch):

@@ -43,12 +43,6 @@ def cases(test):
     return test
 
 
-@pytest.fixture(autouse=True)
-def needs_a_gpu_or_the_interpreter(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-
-
 @pytest.fixture
 def kernels():
     return pytest.importorskip("famkern.kernels.affinity")

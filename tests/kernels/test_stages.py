@@ -44,12 +44,6 @@ pytestmark = [  # what the interpreter says of lanes whose results nobody reads
 
 
 @pytest.fixture(autouse=True)
-def needs_a_gpu_or_the_interpreter(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-
-
-@pytest.fixture(autouse=True)
 def memory_full_of_nan():
     """Whatever a kernel reads before it was written shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -6,6 +6,7 @@ default network for all of them, and of the others those of most registers.
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -77,21 +78,21 @@ def compiled(name: str, C: int, element: str, capability: int, windows: bool = F
     return aot.resources(KERNELS[name], arguments(name, C, element, windows), capability=capability, **tile.options)
 
 
-def chosen(name: str, C: int, element: str, capability: int, windows: bool) -> bool:
-    if os.environ.get("FAMKERN_ALL_KERNELS") == "1":
-        return True
+def compilations() -> list[tuple[bool, str, int, str, int]]:
+    """Whether over windows, kernel, channels, element and capability; all, or those that are chosen."""
+    everything = itertools.product([False, True], KERNELS, LIMITS, aot.CAPABILITIES)
+    cases = [(windows, name, *width, capability) for windows, name, width, capability in everything]
+    return cases if os.environ.get("FAMKERN_ALL_KERNELS") == "1" else [case for case in cases if chosen(*case)]
+
+
+def chosen(windows: bool, name: str, C: int, element: str, capability: int) -> bool:
     if (C, element) == (16, "*fp16") and (not windows or capability in (80, 90)):
         return True
     return capability == 90 and name == ("tail" if windows else "group")
 
 
-@pytest.mark.parametrize("capability", aot.CAPABILITIES)
-@pytest.mark.parametrize(("C", "element"), LIMITS)
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize(("windows", "name", "C", "element", "capability"), compilations())
 def test_no_kernel_spills(windows, name, C, element, capability) -> None:
-    if not chosen(name, C, element, capability, windows):
-        pytest.skip("FAMKERN_ALL_KERNELS=1 compiles it")
     used = compiled(name, C, element, capability, windows)
     print(f"sm_{capability} {C} {element[1:]} {name}{', windows' * windows}: {used}")
     assert (used.spills, used.stack, used.local) == (0, 0, 0)

@@ -39,14 +39,6 @@ needs_a_compiler = pytest.mark.skipif(
 INDUCTOR = [pytest.mark.slow, needs_a_compiler]
 
 
-@pytest.fixture
-def device(request: pytest.FixtureRequest) -> str:
-    name = request.param
-    if name == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    return name
-
-
 def features(
     case: tuple[int, ...], dtype: torch.dtype = torch.float64, device: str = "cpu"
 ) -> tuple[Tensor, Tensor, dict]:
@@ -75,7 +67,7 @@ def upcast(teacher: Tensor, student: Tensor, **options) -> tuple[Tensor, Tensor,
     return loss_and_gradients(reference, teacher.double(), student.double(), **options)
 
 
-@pytest.mark.parametrize("device", DEVICES, indirect=True)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_is_the_paper_s_formula(case, options, device) -> None:
@@ -88,7 +80,7 @@ def test_it_is_the_paper_s_formula(case, options, device) -> None:
     assert max(errors(got, wanted)) < 1e-12
 
 
-@pytest.mark.parametrize("device", DEVICES, indirect=True)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", OPTIONS[::2], ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("distance", [None, 1e-3, 1e-6])
 def test_float32_is_right_to_1e_5_also_where_student_is_near_teacher(distance, options, device) -> None:
@@ -103,7 +95,7 @@ def test_float32_is_right_to_1e_5_also_where_student_is_near_teacher(distance, o
     assert max(errors(got, wanted)) < 1e-5
 
 
-@pytest.mark.parametrize("device", DEVICES, indirect=True)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "dtypes", [("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "float16"), ("bfloat16", "float64")]
 )
@@ -139,7 +131,7 @@ def test_every_half_precision_number_is_read_and_written_as_torch_does() -> None
         assert torch.equal(out.flatten(), values.float().to(dtype))
 
 
-@pytest.mark.parametrize("device", DEVICES, indirect=True)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("norm", ["frobenius", "l1"])
 def test_any_strides_give_the_same_bits(norm, device) -> None:
     teacher, student, _ = features((2, 3, 5, 6, 40, 8, 4, 3, 2), torch.float32, device)
@@ -168,7 +160,7 @@ def test_any_strides_give_the_same_bits(norm, device) -> None:
     assert all(torch.equal(g, w) for g, w in zip(got, wanted, strict=True))
 
 
-@pytest.mark.parametrize("device", DEVICES, indirect=True)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o.values())))
 def test_equal_maps_give_exactly_zero_and_no_gradient(options, device) -> None:
     features = torch.rand(2, 3, 21, 30, device=device)
@@ -181,7 +173,7 @@ def test_equal_maps_give_exactly_zero_and_no_gradient(options, device) -> None:
     assert [float(g.abs().max()) for g in got] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("device", DEVICES, indirect=True)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("C", [2, 3, 16])
 def test_rotated_channels_have_the_same_affinities(C, device) -> None:
     generator = torch.Generator().manual_seed(C)
