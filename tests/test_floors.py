@@ -10,9 +10,11 @@ ROOT = Path(__file__).parents[1]
 # room -> rooms that it may import, besides itself
 FLOORS = {
     "__main__": {"cli"},
-    "cli": {"batch", "dehazer", "models", "images", "ops", "training", "engine"},
+    "cli": {"batch", "dehazer", "export", "models", "images", "ops", "training", "engine"},
     "batch": {"dehazer", "engine", "images"},
     "selftest": {"dehazer", "models", "ops"},
+    "export": {"dehazer", "images", "models"},
+    "distillation": {"ops"},
     "dehazer": {"engine", "models", "numeric", "ops", "pil", "threads"},
     "engine": {"numeric", "ops"},
     "ops": {"kernels", "numeric"},
