@@ -110,6 +110,15 @@ def test_every_environment_variable_is_in_the_table_and_no_other():
     assert used == told
 
 
+def test_the_messages_that_troubleshooting_explains_are_those_that_famkern_gives():
+    sources = [path.read_text() for path in (ROOT / "famkern").rglob("*.py")]
+    messages = re.findall(r'^## "(.+)"$', (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(messages) >= 3
+    for message in messages:
+        for part in re.split(r"\.\.\.|, slower: ", message):
+            assert not part.strip() or any(part.strip() in text for text in sources), part
+
+
 def test_the_site_builds_without_a_warning_and_without_a_network(tmp_path):
     pytest.importorskip("material", reason="pip install famkern[docs]")
     pytest.importorskip("mkdocstrings", reason="pip install famkern[docs]")

@@ -20,7 +20,7 @@ from ..ops.apply_affine import apply_affine
 from ..ops.fit_affine import fit_affine
 from ..ops.reduce_picture import reduce_picture
 from .pixels import Pixels
-from .plan import RESERVE, MemoryBoundError, Plan
+from .plan import UNCOUNTED, MemoryBoundError, Plan
 from .storage import allocate
 
 Report = Callable[[float], None]
@@ -88,7 +88,7 @@ def plan_reduced(
         maps = 2 * (band + 2) * columns
         converted = 2 * (band + 2) * scale * width  # where operators cannot read and write the picture itself
         workspace = reduced.workspace_bytes(band + 2, width, scale, device, dtype)
-        return RESERVE + 3 * (maps * dtype.itemsize + converted * 8) + workspace
+        return UNCOUNTED + 3 * (maps * dtype.itemsize + converted * 8) + workspace
 
     def too_low(least: int) -> MemoryBoundError:
         return MemoryBoundError(f"a picture of {width} x {height} pixels at scale {scale}", held + least, bound)
