@@ -32,8 +32,9 @@ demo: build
 	@$(BIN)/famkern dehaze examples/lake-sherburne-hazy.jpg -o out/lake-sherburne-clear.jpg --compare --overwrite
 	@echo "before | after: out/lake-sherburne-clear-compare.jpg    result: out/lake-sherburne-clear.jpg"
 
+# One process a core, up to four; each test file may use more threads, which are not to wait for each other at full speed.
 test: build
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST)
 
 # All C++ and CUDA.
 SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.cpp' 'tests/native/*.h' 'tests/cuda/*.cpp' 'tests/cuda/*.h'
