@@ -66,7 +66,7 @@ native: build
 	$(CXX) -O2 $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o build/native/test
 	build/native/test
 
-# ... and compiled for aarch64, under an emulator.
+# ... and a part of that compiled for aarch64, under an emulator.
 CROSS    := aarch64-linux-gnu-g++
 EMULATOR := qemu-aarch64
 cross:
@@ -74,7 +74,7 @@ cross:
 	    "(on Debian and Ubuntu: apt install g++-aarch64-linux-gnu qemu-user)"; exit 1; }; done
 	@mkdir -p build/cross
 	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
-	$(EMULATOR) build/cross/test
+	$(EMULATOR) build/cross/test quick
 
 # The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers.
 emulate:
