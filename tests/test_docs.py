@@ -119,6 +119,7 @@ def test_the_messages_that_troubleshooting_explains_are_those_that_famkern_gives
             assert not part.strip() or any(part.strip() in text for text in sources), part
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_without_a_network(tmp_path):
     pytest.importorskip("material", reason="pip install famkern[docs]")
     pytest.importorskip("mkdocstrings", reason="pip install famkern[docs]")

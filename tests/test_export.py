@@ -29,6 +29,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_runtime_gives_what_famkern_gives(name, tmp_path):
     onnx = pytest.importorskip("onnx", reason="pip install famkern[export]")
@@ -57,6 +58,7 @@ def test_onnx_runtime_gives_what_famkern_gives(name, tmp_path):
     assert all(isinstance(side, str) for side in (sides[0], *sides[2:]))
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_runs_without_famkern(tmp_path):
     network, path = small(Student, 16, 1, 1), tmp_path / "network.pt2"
     assert export.export(network, path) <= export.TOLERANCE
