@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from . import __version__, models
 from .dehazer import Dehazer
-from .images import check_writable, replacing
+from .images import ImageError, check_writable, replacing
 from .models.loading import build
 from .models.student import fold_norm, normalise
 
@@ -78,6 +78,8 @@ def export(
     write, run = (_write_onnx, _run_onnx) if suffix == ".onnx" else (_write_torch, _run_torch)
     dehazer = Dehazer(model, device="cpu", dtype=torch.float32, window=window)
     check_writable(path)
+    if not Path(path).parent.is_dir():
+        raise ImageError(f"{path}: cannot be written (there is no folder {Path(path).parent}); create it")
     if suffix == ".onnx":
         _require_onnx()
     program = trace(model, dehazer.window)
