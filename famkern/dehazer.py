@@ -96,7 +96,7 @@ class Dehazer:
         self.window = network.window if window is None else windows.check(window or None, network.levels)
         self.scale_side: int | None = network.scale_side
         if self.scale == "auto" and self.scale_side is None:
-            logger.info("scale is 1 for all pictures: the weights do not say at which length of side they are best")
+            logger.warning("scale is 1 for all pictures: the weights do not say at which length of side they are best")
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._make_ready()
 

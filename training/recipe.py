@@ -149,7 +149,8 @@ class StudentRecipe(Recipe):
     channels, groups, blocks  of the network, see models.Student
     u                         of a U-shaped network instead
     init                      weights to start from; None: PyTorch's initialisation
-    window                    of channel attention outside training, see models.Student; crops are seen whole
+    window                    of channel attention outside training, see models.Student; crops are seen whole. None: that
+                              of the weights to start from; 0: none
     teacher                   name or path of the teacher; None: no feature affinity
     fam_scale                 see famkern.feature_affinity_loss
     """
