@@ -357,3 +357,14 @@ def test_a_u_shaped_student_trains_and_loads(tmp_path, photos):
     assert isinstance(network, models.UStudent)
     assert (network.widths, network.blocks) == ((16, 32), (1, 1, 1))
     assert recipe.read(tmp_path / "run/recipe.json", recipe.StudentRecipe).u == recipe.UShape((16, 32), (1, 1, 1))
+
+
+def test_bad_files_are_named_together_before_the_first_step_and_before_there_is_a_run(tmp_path, photos, pairs):
+    for path in (photos / "1.png", photos / "3.png", pairs / "hazy/1_1.png"):
+        path.write_bytes(path.read_bytes()[:300])
+    result = famkern_train("-o", tmp_path / "run", "--photos", photos, "--groups", "1", "--blocks", "1", "--val", pairs)
+    assert result.exit_code == 1
+    lines = [line for line in result.output.splitlines() if ".png: " in line]
+    assert len(lines) == 3
+    assert result.output.splitlines()[-1] == "famkern: 3 of 10 files are not fit to train on; mend or remove them"
+    assert not (tmp_path / "run").exists()
