@@ -33,7 +33,7 @@ from famkern import images
 
 from . import data, plots
 from . import recipe as recipes
-from .journal import BEFORE, CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, WholeFiles, replace
+from .journal import BEFORE, CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, WholeFiles
 from .recipe import Recipe
 from .task import Task
 
@@ -158,6 +158,7 @@ def prepare(task: Task, session: Session) -> None:
     elif (folder / RECIPE).exists() and not session.overwrite:
         raise RunError(f"{folder}: holds a run; resume it, overwrite it, or choose another folder")
     data.check(task.to_check(), session.report)
+    images.remove_dead(folder)
     if session.resume:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +167,7 @@ def prepare(task: Task, session: Session) -> None:
         *folder.glob(EVENTS),
     ):
         path.unlink(missing_ok=True)
-    replace(folder / RECIPE, lambda beside: recipes.write(beside, recipe))
+    recipes.write(folder / RECIPE, recipe)
 
 
 def resumed(folder: Path, kind: type[R]) -> R:
