@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from famkern import images
+
 from .data import Phase, StepSampler, find_pairs
 
 R = TypeVar("R")
@@ -176,8 +178,9 @@ class StudentRecipe(Recipe):
     window: int | None = field(
         default=None,
         metadata=option(
-            "Windows for channel attention outside training, at least as large as the crops. Default: the whole picture.",
-            min=16,
+            "Windows for channel attention outside training, at least as large as the crops, seen whole; 0: none. "
+            "Default: those of --init, else none.",
+            min=0,
         ),
     )
     teacher: str | None = field(
@@ -302,7 +305,8 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
 
 def write(path: Path, recipe: Recipe) -> None:
     """Keep a recipe as JSON."""
-    path.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    with images.replacing(path, lasting=True) as file:
+        file.write((json.dumps(asdict(recipe), indent=2) + "\n").encode())
 
 
 def read(path: Path, kind: type[R]) -> R:
