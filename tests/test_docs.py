@@ -24,6 +24,7 @@ PAGES = [
     ROOT / "examples/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+PAGES.remove(ROOT / "docs/command-line.md")  # which has a test of its own, test_command_line_page.py
 BLOCK = re.compile(r"(?:^<!-- (not run|needs)(?:: | )(.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = re.compile(r"^    (?:famkern|pip|make|python|import|from) ", re.MULTILINE)  # code that is no block
 
