@@ -10,6 +10,7 @@ them; figures are medians, with their spread.
 
 from .engines import ENGINES, Missing, Network
 from .measuring import FAMKERN, Entry, Plan, WrongResultError, interleaved, plan, run
+from .page import label, page
 from .results import Memory, Results, Row, plot
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Row",
     "WrongResultError",
     "interleaved",
+    "label",
+    "page",
     "plan",
     "plot",
     "run",

@@ -136,7 +136,7 @@ def plot(results: Results, path: str | PathLike[str]) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    figure = Figure(figsize=(16, 5), layout="constrained")
     times, memory, quality = figure.subplots(1, 3)
     _plot_growth(times, [(_name(r), r.height * r.width / 1e6, r.median) for r in results.rows])
     times.set(xlabel="megapixels", ylabel="seconds", title="Time of a picture")
@@ -187,6 +187,7 @@ def _plot_quality(axes: Any, results: Results) -> None:
     axes.set_title(
         f"PSNR and time of {largest / 1e6:.1f} megapixels\nhollow: cited, time by multiply-adds in PyTorch", fontsize=8
     )
+    axes.margins(x=0.15)
     axes.grid(True, which="both", alpha=0.25)
 
 

@@ -64,6 +64,17 @@ def test_the_plot_is_a_picture(results, tmp_path):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 50
 
 
+def test_the_page_has_every_row(results):
+    text = bench.page(results, "bench.png")
+    assert text.startswith("# famkern on ")
+    assert "](bench.png)" in text
+    for size in ("24 x 20", "24 x 40"):
+        assert f"## u-indoor, {size}" in text
+    for row in results.rows:
+        assert f"| {bench.label(row)} | {1e3 * row.median:.0f} ms |" in text
+    assert f"| u-indoor | 20 x 16 | famkern | {results.memory[0].bytes / 2**20:.0f} |" in text
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch):
     class Wrong(bench.Network):
         def forward(self, image):
@@ -127,11 +138,21 @@ def command(monkeypatch):
 
 
 def test_the_command_prints_a_table_and_writes_its_files(command, tmp_path):
-    result = command("--quick", "--threads", 1, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
+    result = command(
+        "--quick",
+        "--threads",
+        1,
+        "--json",
+        tmp_path / "a.json",
+        "--plot",
+        tmp_path / "a.png",
+        "--page",
+        tmp_path / "a.md",
+    )
     assert result.exit_code == 0, result.output
     assert "u-indoor, 24 x 40" in result.output
     assert re.search(r"famkern, scale 2 +\d+ ms +\d+ % +\d+\.\d\d x +25\.62 dB", result.output)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.md", "a.png"}
 
 
 def test_the_command_refuses_before_it_measures(command, tmp_path, monkeypatch):
