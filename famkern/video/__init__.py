@@ -18,7 +18,7 @@ from .formats import (
     is_installed,
 )
 from .frames import FrameDehazer, dehaze_frames
-from .reading import Header, read_header
+from .reading import Frame, Header, read_header
 
 __all__ = [
     "CONTAINERS",
@@ -27,6 +27,7 @@ __all__ = [
     "MOST_CRF",
     "OTHERWISE",
     "READ_SUFFIXES",
+    "Frame",
     "FrameDehazer",
     "Header",
     "dehaze_film",

@@ -99,7 +99,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = images.MAX_PI
             raise images.fault(path, "has no pictures in it, only other streams")
         size = (stream.codec_context.width, stream.codec_context.height)
         if size[0] * size[1] > max_pixels:
-            pixels = f"frames of {size[0]} x {size[1]} pixels; --max-pixels allows {max_pixels}"
+            pixels = f"has frames of {size[0]} x {size[1]} pixels; --max-pixels allows {max_pixels}"
             raise images.fault(path, pixels)
         frame = next((frame for _, frame in _decoded(container, stream, path) if frame is not None), None)
         if frame is None:
