@@ -5,6 +5,7 @@ decode ──queue──> dehaze ──queue──> encode        each in a thre
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -19,6 +20,8 @@ from ..dehazer import Dehazer
 from .frames import WEIGHT, FrameDehazer
 from .reading import Frame, Header, opened, read, read_header
 from .writing import writer
+
+logger = logging.getLogger("famkern")
 
 T = TypeVar("T")
 
@@ -65,6 +68,8 @@ def dehaze_film(
         ValueError: for a `crf` where the codec has none.
     """
     header = read_header(source, max_pixels=max_pixels)
+    if header.interlaced:
+        logger.warning(f"{source}: is interlaced; the result has the same lines, but does not say so")
     dehaze, done = FrameDehazer(dehazer, weight), 0
 
     def cleared(items: Iterable[Any]) -> Generator[Any]:

@@ -47,6 +47,7 @@ class Header:
     rate            frames a second, on the average
     frames          how many there are, by what the container says; 0 if it does not
     video           number of the stream that is dehazed
+    interlaced      whether the even lines of a frame were taken at another time than the odd ones
     """
 
     path: str
@@ -60,6 +61,7 @@ class Header:
     rate: Fraction
     frames: int
     video: int
+    interlaced: bool
 
     @property
     def rgb(self) -> str:
@@ -107,8 +109,6 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = images.MAX_PI
         components = frame.format.components
         if any(component.is_alpha for component in components):
             raise images.fault(path, f"has transparency ({frame.format.name}), which is not supported; remove it first")
-        if frame.interlaced_frame:
-            logger.warning(f"{path}: is interlaced; the result has the same lines, but does not say so")
         matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
         name = frame.format.name
         full = name.startswith("yuvj") or frame.format.is_rgb
@@ -129,6 +129,7 @@ def read_header(path: str | os.PathLike[str], *, max_pixels: int = images.MAX_PI
             rate=stream.average_rate or stream.guessed_rate or Fraction(25),
             frames=_count(stream, container),
             video=stream.index,
+            interlaced=frame.interlaced_frame,
         )
 
 
