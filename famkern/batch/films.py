@@ -13,9 +13,9 @@ from .jobs import Job, Options
 
 def checked(job: Job, dehazer: Dehazer, options: Options) -> Dehazer:
     """The dehazer with the memory that frames and codecs leave it; an error if the job is known to fail."""
-    if options.compare or options.mask is not None:
-        given = "--compare" if options.compare else "--mask"
-        raise images.ImageError(f"{job.source}: {given} is for pictures; dehaze films without it")
+    given = {"--compare": options.compare, "--transmission": options.transmission, "--mask": options.mask is not None}
+    if wrong := [name for name, asked in given.items() if asked]:
+        raise images.ImageError(f"{job.source}: {wrong[0]} is for pictures; dehaze films without it")
     header = video.read_header(job.source, max_pixels=options.max_pixels)
     images.check_writable(job.target)
     if options.memory is None:

@@ -53,6 +53,12 @@ def dehaze(
     crf: Annotated[
         int | None, typer.Option(help="Quality of films; lower is better. Default: by codec, 20 to 30.")
     ] = None,
+    transmission: Annotated[
+        bool,
+        typer.Option(
+            "--transmission", help="Also write NAME-transmission.png, an estimate: white where there is no haze."
+        ),
+    ] = False,
     mask: Annotated[
         Path | None, typer.Option(help="A grey picture, as large as the inputs: white is dehazed, black stays.")
     ] = None,
@@ -71,9 +77,9 @@ def dehaze(
     report = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)
     with ExitStack() as stack:
         with wrong_usage():
-            if output == PIPE and (compare or json or dry_run):
+            if output == PIPE and (compare or transmission or json or dry_run):
                 raise ValueError(
-                    "- (standard output) takes a picture, and goes without --compare, --json and --dry-run"
+                    "- (standard output) takes a picture, and goes without --compare, --transmission, --json, --dry-run"
                 )
             options = batch.Options(
                 overwrite=overwrite,
@@ -81,6 +87,7 @@ def dehaze(
                 quality=quality,
                 suffix=suffix,
                 compare=compare,
+                transmission=transmission,
                 max_pixels=max_pixels,
                 memory=memory,
                 mask=mask,

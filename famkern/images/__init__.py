@@ -10,6 +10,7 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 from .compare import side_by_side, side_by_side_bytes
 from .files import ADVICE, check_writable, remove_dead, replacing
 from .gaps import Gaps, gaps_bytes
+from .haze_map import haze_map, haze_map_bytes
 from .picture import (
     INSTALL,
     MAX_PIXELS,
@@ -47,6 +48,8 @@ __all__ = [
     "check_writable",
     "fault",
     "gaps_bytes",
+    "haze_map",
+    "haze_map_bytes",
     "header",
     "is_readable",
     "printable",
