@@ -9,13 +9,14 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
+.PHONY: demo test lint format docs fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
 	@echo "make test     set up and run the tests"
 	@echo "make lint     ruff, mypy, clang-format"
 	@echo "make format   let ruff and clang-format rewrite the sources"
+	@echo "make docs     build the site in build/site"
 	@echo "make native   test the C++ kernels without torch, on every instruction set of this machine"
 	@echo "make cross    the same for aarch64, under an emulator"
 	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
@@ -48,6 +49,9 @@ format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files $(SOURCES))
+
+docs: build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
 # Mutated picture files; findings are kept in out/fuzz. Fewer: make fuzz COUNT=1000.
 COUNT := 100000
