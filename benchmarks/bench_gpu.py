@@ -1,4 +1,4 @@
-"""The whole network and the feature affinity on a GPU, beside plain PyTorch; writes docs/benchmarks/<GPU>.md.
+"""Whole networks of both families and the feature affinity on a GPU, beside plain PyTorch; writes docs/benchmarks/<GPU>.md.
 
     python benchmarks/bench_gpu.py                    everything
     python benchmarks/bench_gpu.py --without-compile  without torch.compile, whose search takes minutes
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import platform
 import shutil
 import subprocess
@@ -21,13 +22,14 @@ import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import bench_affinity
 import gpu_report
 import pytest
 import torch
-from gpu_report import COMPILED, EAGER, FOURK, IDENTITY, OURS, Report, StageTime, Times
+from gpu_report import COMPILED, EAGER, FAMILIES, FOURK, IDENTITY, OURS, Report, StageTime, Times
 from torch import Tensor, nn
 
 import famkern
@@ -49,10 +51,10 @@ Run = Callable[[Tensor], Tensor]
 class Network(nn.Module):
     """Picture in, picture out, as one would run it on PyTorch."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: str) -> None:
         super().__init__()
-        self.student = famkern.models.load("student").eval()
-        self.student.window = None  # as `student` has it; figures are of that whatever the weights say
+        self.student = famkern.models.load(network).eval()
+        self.student.window = None  # figures are of one mean for all, whatever the weights say
 
     def forward(self, image: Tensor) -> Tensor:
         return self.student(normalise(image)).clamp(0, 1)
@@ -74,8 +76,8 @@ def kernels(name: str) -> Iterator[None]:
         yield
 
 
-def ours(name: str) -> Run:
-    dehazer = famkern.Dehazer(device="cuda", dtype="float16", window=0, scale=1)
+def ours(name: str, network: str) -> Run:
+    dehazer = famkern.Dehazer(model=network, device="cuda", dtype="float16", window=0, scale=1)
 
     def run(image: Tensor) -> Tensor:
         with kernels(name):
@@ -87,16 +89,16 @@ def ours(name: str) -> Run:
     return run
 
 
-def eager() -> Run:
-    return Network().cuda().half().to(memory_format=torch.channels_last)
+def eager(network: str) -> Run:
+    return Network(network).cuda().half().to(memory_format=torch.channels_last)
 
 
-def compiled() -> Run:
+def compiled(network: str) -> Run:
     # Its own frames live in its graph's memory, until the next run.
-    return torch.compile(Network().cuda().half().to(memory_format=torch.channels_last), mode="max-autotune")
+    return torch.compile(Network(network).cuda().half().to(memory_format=torch.channels_last), mode="max-autotune")
 
 
-COMPETITORS: dict[str, Callable[[], Run]] = {
+COMPETITORS: dict[str, Callable[[str], Run]] = {
     **{name: functools.partial(ours, name) for name in OURS},
     EAGER: eager,
     COMPILED: compiled,
@@ -113,25 +115,27 @@ def pictures(size: tuple[int, int]) -> list[Tensor]:
 # ---- right, before it is timed ---------------------------------------------------------------------------------------
 
 
-def exact(image: Tensor) -> Tensor:
+def exact(image: Tensor, network: str) -> Tensor:
     """The frame in float32, without TF32."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        return Network().cuda()(image.float())
+        return Network(network).cuda()(image.float())
 
 
-def verify(runs: dict[str, Run], size: tuple[int, int]) -> None:
+def verify(runs: dict[str, Run], size: tuple[int, int], network: str) -> None:
     """Refuse to go on where our frames are wrong.
 
     Raises:
         AssertionError: naming who is wrong, by how much.
     """
     image = pictures(size)[0]
-    wanted = exact(image)
+    wanted = exact(image, network)
     errors = {name: float((run(image).float() - wanted).square().mean().sqrt()) for name, run in runs.items()}
     for name, error in errors.items():
-        assert error <= 2 * errors[EAGER], f"not timed, because wrong: {name} at {size}, errors {errors}"
+        assert error <= 2 * errors[EAGER], f"not timed, because wrong: {network} on {name} at {size}, errors {errors}"
         if name in OURS:
-            assert torch.equal(runs[name](image), runs[name](image)), f"{name} at {size}: not the same bits again"
+            assert torch.equal(runs[name](image), runs[name](image)), (
+                f"{network} on {name} at {size}: not the same bits again"
+            )
 
 
 def verify_affinity(H: int, W: int) -> None:
@@ -143,12 +147,13 @@ def verify_affinity(H: int, W: int) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("size", [ODD, *SIZES], ids=str)
+@pytest.mark.parametrize("network", FAMILIES)
 @pytest.mark.parametrize("name", OURS)
-def test_gpu_frames_are_right(name: str, size: tuple[int, int]) -> None:
+def test_gpu_frames_are_right(name: str, network: str, size: tuple[int, int]) -> None:
     if name == OURS[0] and (reason := route.library.why_not_cuda()) is not None:
         pytest.skip(reason)
     with torch.inference_mode():
-        verify({name: ours(name), EAGER: eager()}, size)
+        verify({name: ours(name, network), EAGER: eager(network)}, size, network)
 
 
 @pytest.mark.gpu
@@ -174,7 +179,7 @@ def timed(runs: dict[str, Callable[[int], object]], rounds: int) -> dict[str, Ti
     return {name: Times(tuple(start.elapsed_time(stop) for start, stop in of)) for name, of in events.items()}
 
 
-def frames(size: tuple[int, int], names: Sequence[str], rounds: int) -> dict[str, Times]:
+def frames(network: str, size: tuple[int, int], names: Sequence[str], rounds: int) -> dict[str, Times]:
     """Of everyone who runs here; where PyTorch's compiler does not, the table says why."""
     images, runs, missing = pictures(size), {}, {}
     for name in names:
@@ -182,7 +187,7 @@ def frames(size: tuple[int, int], names: Sequence[str], rounds: int) -> dict[str
             missing[name] = Times(missing=reason)
             continue
         try:
-            runs[name] = COMPETITORS[name]()
+            runs[name] = COMPETITORS[name](network)
             for _ in range(3):  # compilers compile, graphs are captured
                 for image in images:
                     runs[name](image)
@@ -191,7 +196,7 @@ def frames(size: tuple[int, int], names: Sequence[str], rounds: int) -> dict[str
                 raise
             runs.pop(name, None)
             missing[name] = Times(missing=f"{type(error).__name__}: {str(error).splitlines()[0]}")
-    verify(runs, size)
+    verify(runs, size, network)
     found = timed({name: lambda turn, run=run: run(images[turn % PICTURES]) for name, run in runs.items()}, rounds)
     return {name: found.get(name) or missing[name] for name in names}
 
@@ -203,18 +208,19 @@ def copy_bandwidth(rounds: int) -> float:
     return 2 * COPIED / (times.median / 1e3)
 
 
-def stages(name: str, size: tuple[int, int], rounds: int) -> list[StageTime]:
-    """Of each kind of stage, in whole runs of the line on one band."""
-    network, device, events = famkern.models.load("student"), torch.device("cuda", 0), defaultdict(list)
-    tensors = fold_norm(dict(network.state_dict()))
+def stages(name: str, network: str, size: tuple[int, int], rounds: int) -> list[StageTime]:
+    """Of each kind of stage at each scale, in whole runs of the line on one band."""
+    device, events = torch.device("cuda", 0), defaultdict(list)
+    tensors = fold_norm(dict(famkern.models.load(network).state_dict()))
     tiling = traffic.CUDA if name == OURS[0] else traffic.TRITON
 
-    def with_events(kind: str, *arguments: object) -> None:
+    def with_events(kind: str, *arguments: Any) -> None:
+        outputs = arguments[3]
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         ops.stage(kind, *arguments)
         stop.record()
-        events[kind].append((start, stop))
+        events[kind_of(kind, -(-size[1] // outputs[0].shape[2]))].append((start, stop))
 
     where = {"dtype": torch.float32, "maps": torch.float16, "device": device}
     line = engine.lower(tensors, mean=IMAGE_MEAN, std=IMAGE_STD, **where)
@@ -228,17 +234,23 @@ def stages(name: str, size: tuple[int, int], rounds: int) -> list[StageTime]:
             torch.cuda._sleep(1 << 26)  # so that the host is ahead, and no launch is waited for
             engine.run(plan, engine.Pixels(images[turn % PICTURES]), nowhere, device, operator=with_events)
     torch.cuda.synchronize()
-    moved = {s.kind: traffic.stage_traffic(line, s, tiling).total for s in line.stages}
+    kinds = [kind_of(stage.kind, scale) for stage, scale in zip(line.stages, line.scales, strict=True)]
+    moved = [traffic.stage_traffic(line, stage, tiling).total for stage in line.stages]
     return [
         StageTime(
             name,
-            kind.replace("_", " "),
-            sum(stage.kind == kind for stage in line.stages),
+            kind,
+            kinds.count(kind),
             Times(tuple(start.elapsed_time(stop) for start, stop in of)),
-            moved[kind] * size[0] * size[1],
+            moved[kinds.index(kind)] * size[0] * size[1],
         )
         for kind, of in events.items()
     ]
+
+
+def kind_of(kind: str, scale: int) -> str:
+    """What a row of the table is of: "block", "block at 1/2"."""
+    return kind.replace("_", " ") + (f" at 1/{scale}" if scale > 1 else "")
 
 
 def affinity_inputs(H: int, W: int) -> tuple[Tensor, Tensor]:
@@ -299,10 +311,12 @@ def main(arguments: Sequence[str]) -> int:
     names = [name for name in COMPETITORS if not (name == COMPILED and options.without_compile)]
     with torch.inference_mode():
         runnable = [name for name in OURS if name != OURS[0] or route.library.why_not_cuda() is None]
-        verify({name: COMPETITORS[name]() for name in [*runnable, EAGER]}, ODD)
+        for network in FAMILIES:
+            verify({name: COMPETITORS[name](network) for name in [*runnable, EAGER]}, ODD, network)
         bandwidth = copy_bandwidth(options.rounds)
-        measured = {size: frames(size, names, options.rounds) for size in SIZES}
-        by_stage = {size: [s for name in runnable for s in stages(name, size, options.rounds)] for size in SIZES}
+        cases = list(itertools.product(FAMILIES, SIZES))
+        measured = {case: frames(*case, names, options.rounds) for case in cases}
+        by_stage = {case: [s for name in runnable for s in stages(name, *case, options.rounds)] for case in cases}
     report = Report(
         machine=machine(),
         command=" ".join(["python benchmarks/bench_gpu.py", *arguments]),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 FOURK = (2160, 3840)
+FAMILIES = ("student", "u-indoor")  # one network of each
 OURS = ("famkern, CUDA C++", "famkern, Triton")
 EAGER = "PyTorch eager, float16, channels_last"
 COMPILED = "torch.compile, max-autotune"
@@ -57,8 +58,9 @@ class Report:
     machine: Mapping[str, str]  # what was used -> its name or version
     command: str
     bandwidth: float  # of a copy, bytes read and written a second
-    frames: Mapping[tuple[int, int], Mapping[str, Times]]  # (rows, columns) -> who -> a frame
-    stages: Mapping[tuple[int, int], Sequence[StageTime]]
+    # Network and (rows, columns) -> who -> a frame; -> each kind of stage.
+    frames: Mapping[tuple[str, tuple[int, int]], Mapping[str, Times]]
+    stages: Mapping[tuple[str, tuple[int, int]], Sequence[StageTime]]
     affinity: Mapping[str, Times] = field(default_factory=dict)  # forward and backward at 4K
 
 
@@ -85,7 +87,7 @@ def goals(report: Report) -> list[tuple[str, str, str, str]]:
         held = measured <= goal if at_most else measured >= goal
         return what, limit, f"{measured:.2f} {unit}", "yes" if held else "no"
 
-    frames = report.frames.get(FOURK, {})
+    frames = report.frames.get((FAMILIES[0], FOURK), {})
     ours, fused = fastest(frames), report.affinity.get("famkern")
     return [
         judged("a frame of 3840 x 2160", FRAME_GOAL, ours.median if ours else None, "ms", True),
@@ -109,31 +111,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def page(report: Report) -> str:
     """The report in Markdown."""
 
-    def size_of(size: tuple[int, int]) -> str:
-        return f"{size[1]} x {size[0]}"
+    def title(network: str, size: tuple[int, int]) -> str:
+        return f"### {network}, {size[1]} x {size[0]}"
 
     parts = [
         f"# {report.machine['GPU']}",
         f"Measured with\n\n    {report.command}\n\nby device events: median of many runs that take turns, with the tenth "
         "and the ninetieth of a hundred in brackets; several inputs in rotation. Whoever is timed was checked first.",
         table(("", ""), list(report.machine.items())),
-        "## Goals\n\nOf the project, for an H100.",
+        f"## Goals\n\nOf the project, for an H100 and {FAMILIES[0]}.",
         table(("", "goal", "measured", "held"), goals(report)),
         f"## Frames\n\nFrom a float16 picture on the GPU to another one; milliseconds. A device-to-device copy moves "
         f"{report.bandwidth / 1e9:,.0f} GB/s, bytes read and written counted.",
     ]
-    for size, frames in report.frames.items():
+    for key, frames in report.frames.items():
         ours = fastest(frames)
         rows = []
         for name, times in frames.items():
             faster = None if name in OURS else ratio(times, ours)
             rows.append((name, str(times), f"{faster:.2f} x" if faster else ""))
-        parts += [f"### {size_of(size)}", table(("", "ms", "famkern is faster"), rows)]
+        parts += [title(*key), table(("", "ms", "famkern is faster"), rows)]
     parts.append(
         "## Stages\n\nEach alone, all of its launches. What it moves is counted from the line of stages: every map once, "
         "without halo (docs/gpu-kernels.md). The share is that of the time that a copy of as many bytes takes."
     )
-    for size, stages in report.stages.items():
+    for (network, size), stages in report.stages.items():
         rows = []
         for stage in stages:
             share = stage.share(report.bandwidth)
@@ -142,7 +144,7 @@ def page(report: Report) -> str:
                 (stage.kernels, stage.stage, str(stage.count), str(stage.each), moved, f"{share:.0%}" if share else "")
             )
         parts += [
-            f"### {size_of(size)}",
+            title(network, size),
             table(("kernels", "stage", "number", "ms each", "bytes a pixel", "share of copy bandwidth"), rows),
         ]
     rows = [(name, str(times)) for name, times in report.affinity.items()]

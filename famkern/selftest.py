@@ -22,7 +22,6 @@ from .models import Student, UStudent
 from .models.student import IMAGE_MEAN, IMAGE_STD, normalise
 from .ops import gpu, library
 from .ops.affinity import affinity_matrix, feature_affinity_loss, reference
-from .ops.kinds import KINDS
 from .ops.route import CHANNELS
 
 RUNS = 3  # of each picture: a GPU captures the second one as a graph, and replays the third
@@ -30,6 +29,10 @@ RUNS = 3  # of each picture: a GPU captures the second one as a graph, and repla
 # the three numbers of a single pixel may be nothing by chance.
 ROUNDING, UNITS = 2e-6, 1 / 16
 MAPS = (torch.float32, torch.float16, torch.bfloat16)
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    **{f"{channels} channels": functools.partial(Student, channels, 2, 2) for channels in CHANNELS},
+    "a U": functools.partial(UStudent, CHANNELS, (1, 1, 1, 2, 1)),
+}
 
 
 class Wrong(Exception):
@@ -42,7 +45,7 @@ def check_networks(device: torch.device) -> None:
     Raises:
         Wrong: for a result that is too far from float64, or not always the same.
     """
-    for (what, make), dtype in product(_networks(device).items(), MAPS):
+    for (what, make), dtype in product(NETWORKS.items(), MAPS):
         torch.manual_seed(0)
         model = make().eval()
         for weights in (p for name, p in model.named_parameters() if "calayer" in name):
@@ -59,16 +62,6 @@ def check_networks(device: torch.device) -> None:
                 raise Wrong(f"{name}: repeated runs differ")
             if not torch.equal(first, dehazer.limited(dehazer.least_memory(*size))(where)):
                 raise Wrong(f"{name}: bands change the result")
-
-
-def _networks(device: torch.device) -> dict[str, Callable[..., nn.Module]]:
-    """Those whose stages all have kernels on this device."""
-    networks: dict[str, Callable[..., nn.Module]] = {
-        f"{channels} channels": functools.partial(Student, channels, 2, 2) for channels in CHANNELS
-    }
-    if all(("triton" if device.type == "cuda" else "compiled") in kind.kernels for kind in KINDS.values()):
-        networks["a U"] = functools.partial(UStudent, CHANNELS, (1, 1, 1, 2, 1))
-    return networks
 
 
 def check_affinity(device: torch.device) -> None:

@@ -28,7 +28,7 @@ from .library import COMPILED
 LEAST_CAPABILITY = (8, 0)  # tensor cores with bfloat16; compiled and tested from there on
 PACKAGE = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "famkern.selftest")
-LIMIT = 400  # seconds for the trial; processes that train together wait for each other for ten minutes
+LIMIT = 540  # seconds for the trial; processes that train together wait for each other for ten minutes
 DRIVER = Path("/proc/driver/nvidia/version")
 
 logger = logging.getLogger("famkern")

@@ -22,12 +22,16 @@ The same bits whatever the band and the run: a pixel's arithmetic does not depen
 anchored at the image's left. Sums of a row are float32 over a block, then float64 over blocks in a fixed order, without
 atomics. Nothing waits for the host. Intermediates in rings are rounded to the maps' dtype.
 
+Between levels the source is a product: for `down` four pixels of the finer map times [I, C] each; for `up` M / 2 pixels of
+the coarser map times [I, 2 C], which are two pixels of the result beside each other, and those of the skip times [C, C].
+
 Means over windows (famkern/engine/means.py): a lane interpolates its gates between the four corners of its cell, and a
 program adds its columns cell by cell. A switch at compilation, so that one mean for all costs what it did.
 
     pieces      what kernels are made of            launch      checks, memory beside the maps
-    programs    the kernels                         calls       the operator, kind by kind
-    tiles       how they are launched               measure     ... where that is measured
+    blocks      the kernels of ordinary stages      calls       the operator, kind by kind
+    pictures    ... that read a picture             tiles       how they are launched
+    levels      ... from one level to another       measure     ... where that is measured
 
 The contracts are those of famkern/ops/stage.py and famkern/ops/kinds.
 """

@@ -11,8 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
+from .blocks import _block, _sum
 from .pieces import MARGIN, ROWS
-from .programs import _block, _sum
 from .tiles import TILES, is_tuned, space, tile_for
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -127,19 +127,32 @@ class _Launch:
         """Of what is read, halo included."""
         return self.B, self.top + self.rows + self.bottom, self.width, channels
 
-    def convolution(self, weight: Tensor, bias: Tensor, *, inputs: int = 0, outputs: int = 0) -> tuple[Tensor, Tensor]:
-        """Weights (C, C, 3, 3) tap by tap, [3, 3, C, C] in the maps' dtype, and bias (C,).
+    def convolution(
+        self, weight: Tensor, bias: Tensor, *, inputs: int = 0, outputs: int = 0, side: int = 3
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (C, C, side, side) tap by tap, [side, side, C, C] in the maps' dtype, and bias (C,).
 
         With other numbers of `inputs` or `outputs` than C the weights may have fewer, and the rest is zero.
         """
-        shape = (3, 3, inputs or self.C, outputs or self.C)
+        shape = (side, side, inputs or self.C, outputs or self.C)
         o = weight.shape[0] if outputs else self.C
         i = weight.shape[1] if inputs else self.C
-        _expect((o, i, 3, 3), torch.float32, weight)
+        _expect((o, i, side, side), torch.float32, weight)
         _expect((o,), torch.float32, bias)
         packed = (weight.new_zeros if inputs or outputs else weight.new_empty)(shape, dtype=self.dtype)
         packed[:, :, :i, :o].copy_(weight.permute(2, 3, 1, 0))
         return packed, torch.nn.functional.pad(bias, (0, shape[3] - o)) if outputs else bias
+
+    def other(self, other: Tensor, shapes: Sequence[tuple[int, int]]) -> int:
+        """Channels of a map at another scale, which has one of these rows and columns."""
+        rows, width, channels = other.shape[1:]
+        if (rows, width) not in shapes or channels not in CHANNELS:
+            raise RuntimeError(
+                f"a map at another scale of 16, 32 or 64 channels and (rows, columns) of {shapes} expected, not "
+                f"{tuple(other.shape)}"
+            )
+        _expect((self.B, rows, width, channels), self.dtype, other)
+        return channels
 
     def attention(self, *weights: Tensor) -> tuple[Tensor, ...]:
         """Of pixels: (C/8, C), (C/8,), (1, C/8), (1,)."""
@@ -153,9 +166,9 @@ class _Launch:
         _expect((self.B, *self.window[:2], groups * self.C), torch.float32, gate)
         return gate
 
-    def __call__(self, *arguments: Any, **constants: int) -> None:
-        """Run the kernel, and add up the sums of each row over its blocks."""
-        sizes = (self.rows, self.top, self.bottom, self.width, self.blocks, self.run, *self.window)
+    def __call__(self, *arguments: Any, other: Sequence[int] = (), **constants: int) -> None:
+        """Run the kernel, and add up the sums of each row over its blocks; `other`: rows and columns of a map."""
+        sizes = (self.rows, self.top, self.bottom, self.width, self.blocks, self.run, *self.window, *other)
         constants |= {"C": self.C, "M": self.tile.lanes, "TAPS": self.tile.taps, "WINDOWS": self.windows}
         grid, columns = (self.B * self.rows, self.cells), (self.blocks, self.parts, self.cell, self.own, self.width)
         at_once = SUM_BLOCKS if self.cells == 1 else CELL_BLOCKS

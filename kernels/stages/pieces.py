@@ -1,8 +1,17 @@
 """What the stages' kernels are made of: rings of rows, convolutions, gates, sums.
 
-Maps are contiguous, and `begin` is the column of lane 0, which may lie left of the image. `cells` says of means over
-windows: rows and columns of the gate, columns (and rows) of a cell, the picture's row of the first one that is read, and
-how many cells a block's own columns meet at most. Without WINDOWS there is one gate and one sum for all columns.
+The steps have the names that they have in C++ too: a source makes a row of what the first convolution reads, `convolve`
+computes a row of a convolution, `keep` puts a row into a ring, `write` into a result, `write_sums` adds it up.
+
+Maps are contiguous. Kernels hand on three tuples:
+
+    place    of a program: image, block of columns, first and last row of its run, and `begin`, the column of lane 0, which
+             may lie left of the image
+    band     rows, top, bottom, width, and blocks of columns; `rows` are those of the results, what is read has `top` more
+             above and `bottom` below, and row numbers count from the first result
+    cells    of means over windows: rows and columns of the gate, columns (and rows) of a cell, the picture's row of the
+             first one that is read, how many cells a block's own columns meet at most. Without WINDOWS there is one gate
+             and one sum for all columns.
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ MARGIN = tl.constexpr(8)  # columns of a ring beside the lanes: -1 and those tha
 
 @triton.jit
 def _place(rows, blocks, run, M: tl.constexpr, REACH: tl.constexpr):
-    """Program (block of columns and run of rows, image): the image, block, rows first..last, and `begin`."""
+    """Program (block of columns and run of rows, image): its place."""
     block = tl.program_id(0) % blocks
     first = tl.program_id(0) // blocks * run
     return tl.program_id(1).to(tl.int64), block, first, tl.minimum(first + run, rows), block * (M - 2 * REACH) - REACH
@@ -66,6 +75,18 @@ def _inside(begin, width, condition, M: tl.constexpr, CUT: tl.constexpr):
 
 
 @triton.jit
+def _in_image(place, band, row, M: tl.constexpr, CUT: tl.constexpr):
+    """Lanes of a row that lie in the image, without the CUT outermost on both sides. [M, 1]"""
+    return _inside(place[4], band[3], (row >= -band[1]) & (row < band[0] + band[2]), M, CUT)
+
+
+@triton.jit
+def _read_at(place, band, row):
+    """Index of lane 0 in a row of what is read."""
+    return _at(row + band[1], place[4], place[0], band[1] + band[0] + band[2], band[3])
+
+
+@triton.jit
 def _pixel_attention(v, weights, C: tl.constexpr):
     """v * sigmoid(W2 relu(W1 v + b1) + b2). [M, C]"""
     logit = tl.load(weights[3])
@@ -79,11 +100,11 @@ def _pixel_attention(v, weights, C: tl.constexpr):
 def _gate(
     gate,
     first,
-    image,
-    row,
-    begin,
-    inside,
+    place,
+    band,
     cells,
+    row,
+    inside,
     COUNT: tl.constexpr,
     M: tl.constexpr,
     C: tl.constexpr,
@@ -93,13 +114,13 @@ def _gate(
     c = first + tl.arange(0, C)[None, :]
     if WINDOWS:  # linear between the corners; the same all along a side that has one
         gate_rows, gate_columns, cell, first_row = cells[0], cells[1], cells[2], cells[3]
-        row += first_row
-        column = begin + tl.arange(0, M)
+        row += band[1] + first_row
+        column = place[4] + tl.arange(0, M)
         above = tl.where(gate_rows > 1, row // cell, 0)
         left = tl.where(gate_columns > 1, tl.maximum(column, 0) // cell, 0)
         below = tl.where(gate_rows > 1, gate_columns * COUNT, 0)
         beside = tl.where(gate_columns > 1, COUNT, 0)
-        corner = gate + ((image * gate_rows + above) * gate_columns + left)[:, None] * COUNT + c
+        corner = gate + ((place[0] * gate_rows + above) * gate_columns + left)[:, None] * COUNT + c
         down = (row - above * cell).to(tl.float32) / cell
         right = (column - left * cell).to(tl.float32) / cell
         value = tl.load(corner, inside, 0.0)
@@ -108,30 +129,19 @@ def _gate(
         other += (tl.load(corner + below + beside, inside, 0.0) - other) * down
         value += (other - value) * right[:, None]
     else:
-        value = tl.load(gate + image * COUNT + c)
+        value = tl.load(gate + place[0] * COUNT + c)
     return value
 
 
 @triton.jit
 def _finish_block(
-    x,
-    z,
-    gate,
-    weights,
-    image,
-    row,
-    begin,
-    at,
-    inside,
-    cells,
-    M: tl.constexpr,
-    C: tl.constexpr,
-    WINDOWS: tl.constexpr,
+    x, z, gate, weights, place, band, cells, row, M: tl.constexpr, C: tl.constexpr, WINDOWS: tl.constexpr
 ):
-    """x' = z g * pa(z g) + x of a row of what is read; 0 outside the image, where x and z are. [M, C]"""
-    index = at * C + _offsets(M, C)
+    """Source: x' = z g * pa(z g) + x; 0 outside the image, where x and z are. [M, C]"""
+    inside = _in_image(place, band, row, M, 0)
+    index = _read_at(place, band, row) * C + _offsets(M, C)
     gated = tl.load(z + index, inside, 0.0).to(tl.float32)
-    gated *= _gate(gate, 0, image, row, begin, inside, cells, C, M, C, WINDOWS)
+    gated *= _gate(gate, 0, place, band, cells, row, inside, C, M, C, WINDOWS)
     return _pixel_attention(gated, weights, C) + tl.load(x + index, inside, 0.0).to(tl.float32)
 
 
@@ -157,38 +167,27 @@ def _convolve(ring, row, weights, M: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS
 
 
 @triton.jit
-def _residual(ring, row, weights, inside, M: tl.constexpr, C: tl.constexpr, TAPS: tl.constexpr):
-    """r = relu(conv(x)) + x of a row of a ring, 0 outside the image. [M, C] float32"""
-    r = tl.maximum(_convolve(ring, row, weights, M, C, C, TAPS), 0.0)
-    r += tl.load(_slot(ring, row, M, C) + C + _offsets(M, C)).to(tl.float32)
-    return tl.where(inside, r, 0.0)
-
-
-@triton.jit
 def _keep(ring, row, value, M: tl.constexpr, C: tl.constexpr):
-    """Write a row into its slot."""
+    """Put a row into its slot."""
     tl.store(_slot(ring, row, M, C) + C + _offsets(M, C), value.to(ring.dtype.element_ty))
 
 
 @triton.jit
-def _write(out, at, value, own, M: tl.constexpr, C: tl.constexpr):
-    """Write a row of the result."""
+def _write(out, place, band, row, value, M: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr):
+    """Write the own lanes of a row of the result."""
+    own = _inside(place[4], band[3], (row >= place[2]) & (row < place[3]), M, REACH)
+    at = _at(row, place[4], place[0], band[0], band[3])
     tl.store(out + at * C + _offsets(M, C), value.to(out.dtype.element_ty), own)
 
 
 @triton.jit
 def _write_sums(
     partials,
-    value,
-    own,
-    condition,
-    row,
-    block,
-    image,
-    rows,
-    blocks,
-    begin,
+    place,
+    band,
     cells,
+    row,
+    value,
     M: tl.constexpr,
     C: tl.constexpr,
     REACH: tl.constexpr,
@@ -196,25 +195,64 @@ def _write_sums(
 ):
     """Sums of a row of the result over the own columns of each cell: partials (B, rows, blocks, parts, C)."""
     c = tl.arange(0, C)
-    to = partials + ((image * rows + row) * blocks + block) * C + c
+    mine = (row >= place[2]) & (row < place[3])
+    own = _inside(place[4], band[3], mine, M, REACH)
+    at = (place[0] * band[0] + row) * band[4] + place[1]
     if WINDOWS:
         cell, parts = cells[2], cells[4]
-        to = partials + ((image * rows + row) * blocks + block) * parts * C + c
-        first = (begin + REACH) // cell * cell
+        first = (place[4] + REACH) // cell * cell
         for part in tl.range(parts, num_stages=1):
-            place = begin - first - part * cell + tl.arange(0, M)  # in the cell: 0 <= place < cell
-            here = place.to(tl.uint32, bitcast=True) < cell.to(tl.uint32, bitcast=True)
+            lane = place[4] - first - part * cell + tl.arange(0, M)  # in the cell: 0 <= lane < cell
+            here = lane.to(tl.uint32, bitcast=True) < cell.to(tl.uint32, bitcast=True)
             sums = tl.sum(tl.where(own & here[:, None], value, 0.0), 0)
-            tl.store(to + part * C, sums, condition & (c < C))
+            tl.store(partials + (at * parts + part) * C + c, sums, mine & (c < C))
     else:
         sums = tl.sum(tl.where(own, value, 0.0), 0)
-        tl.store(to, sums, condition & (c < C))
+        tl.store(partials + at * C + c, sums, mine & (c < C))
 
 
 @triton.jit
-def _normalised(image, mean, std, at, inside, M: tl.constexpr, C: tl.constexpr):
+def _finish_group(ring, skip, conv, place, band, row, M: tl.constexpr, C: tl.constexpr, TAPS: tl.constexpr):
+    """r = conv(x') + skip, 0 outside the image. [M, C]"""
+    inside = _in_image(place, band, row, M, 1)
+    r = tl.load(skip + _read_at(place, band, row) * C + _offsets(M, C), inside, 0.0).to(tl.float32)
+    return tl.where(inside, _convolve(ring, row, conv, M, C, C, TAPS) + r, 0.0)
+
+
+@triton.jit
+def _convolve_block(
+    ring_x,
+    ring_r,
+    conv1,
+    conv2,
+    out,
+    sums,
+    place,
+    band,
+    cells,
+    row,
+    M: tl.constexpr,
+    C: tl.constexpr,
+    TAPS: tl.constexpr,
+    REACH: tl.constexpr,
+    WINDOWS: tl.constexpr,
+):
+    """r = relu(conv1(x)) + x of this row, and z = conv2(r) of the second one above it, which is written and added up."""
+    r = tl.maximum(_convolve(ring_x, row, conv1, M, C, C, TAPS), 0.0)
+    r += tl.load(_slot(ring_x, row, M, C) + C + _offsets(M, C)).to(tl.float32)
+    _keep(ring_r, row, tl.where(_in_image(place, band, row, M, REACH - 1), r, 0.0), M, C)
+
+    row -= 2
+    z = _convolve(ring_r, row, conv2, M, C, C, TAPS)
+    _write(out, place, band, row, z, M, C, REACH)
+    _write_sums(sums, place, band, cells, row, z, M, C, REACH, WINDOWS)
+
+
+@triton.jit
+def _normalised(image, normalisation, place, band, row, inside, M: tl.constexpr, C: tl.constexpr):
     """(image - mean) / std of a row, with C channels of which three are not zero; 0 outside the image. [M, C]"""
     c = tl.arange(0, C)[None, :]
-    rgb = tl.load(image + at * 3 + tl.arange(0, M)[:, None] * 3 + c, inside & (c < 3), 0.0)
-    value = (rgb - tl.load(mean + c, c < 3, 0.0)) / tl.load(std + c, c < 3, 1.0)
+    at = image + _read_at(place, band, row) * 3 + tl.arange(0, M)[:, None] * 3 + c
+    rgb = tl.load(at, inside & (c < 3), 0.0)
+    value = (rgb - tl.load(normalisation[0] + c, c < 3, 0.0)) / tl.load(normalisation[1] + c, c < 3, 1.0)
     return tl.where(inside & (c < 3), value, 0.0)

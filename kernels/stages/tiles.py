@@ -46,7 +46,7 @@ class Tile:
 TILES = {
     (16, 2): Tile(lanes=128, taps=4, warps=4, programs=3, block_programs=4),
     (32, 2): Tile(lanes=64, taps=2, warps=4, programs=3, block_programs=4),
-    (64, 2): Tile(lanes=64, taps=1, warps=4, programs=3, block_programs=3),
+    (64, 2): Tile(lanes=64, taps=1, warps=4, programs=3, block_programs=3, registers=168),
     (16, 4): Tile(lanes=128, taps=1, warps=8, programs=1, block_programs=3),
     (32, 4): Tile(lanes=64, taps=1, warps=4, programs=3, block_programs=3, registers=168),
     (64, 4): Tile(lanes=64, taps=1, warps=8, programs=1, block_programs=1, registers=255),

@@ -95,6 +95,19 @@ def test_the_documented_table_is_the_model_s():
     assert f"moves {total:,.0f} bytes a pixel" in text
 
 
+def test_the_documented_table_of_the_u_is_the_model_s():
+    line = lowered(UStudent(), maps=HALF)
+    counted = {}
+    for stage, scale in zip(line.stages, line.scales, strict=True):
+        name = f"{name_of(stage)}, {'1/' * (scale > 1)}{scale}"
+        number, _ = counted.get(name, (0, 0))
+        counted[name] = (number + 1, traffic.stage_traffic(line, stage).total)
+    text = DOCUMENT.read_text()
+    rows = re.findall(r"^\| ([a-z ]+, [1/24]+) \| (\d+) \|.*\| (\d+) \|$", text, re.MULTILINE)
+    assert {name: (int(number), float(size)) for name, number, size in rows} == counted
+    assert f"moves {sum(number * size for number, size in counted.values()):,.0f} bytes a pixel, 7.5 GB" in text
+
+
 def test_the_tilings_are_those_of_the_kernels():
     source = (Path(__file__).parents[2] / "csrc/cuda/stages.cu").read_text()
     assert f"kLanes = {traffic.CUDA.lanes}," in source

@@ -18,25 +18,27 @@ import torch
 from torch import Tensor
 
 from famkern import Dehazer
-from famkern.models import Student
+from famkern.models import Student, UStudent
 from famkern.models.student import IMAGE_MEAN, IMAGE_STD
 from famkern.ops import library, route
 from famkern.ops import stage as ops
+from famkern.ops.kinds import KINDS
 
 from .. import stage_cases
 from ..stage_cases import having
+from . import interpreter
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 STAGES = having("triton")
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)]
 HALF = torch.float16
 
-# a line, one pixel, a few pixels, more columns than a program owns; then sizes for a GPU alone
-SIZES = [(1, 1, 19), (2, 1, 1), (1, 5, 3), (1, 2, 131)]
-LARGE = [] if INTERPRETED else [(3, 23, 1), (1, 97, 61), (2, 67, 257), (1, 300, 511)]
-PRECISIONS = [(16, torch.float32), (16, HALF)]
-if not INTERPRETED:
-    PRECISIONS = [(C, dtype) for C in (16, 32, 64) for dtype in (torch.float32, HALF, torch.bfloat16)]
+# One pixel, more columns than a program owns, a few pixels of two pictures; then sizes for a GPU alone.
+SIZES = [(1, 1, 1), (1, 2, 131), (2, 3, 5)]
+LARGE = [] if INTERPRETED else [(1, 1, 19), (3, 23, 1), (1, 97, 61), (2, 67, 257), (1, 300, 511)]
+PRECISIONS = [(C, dtype) for C in (16, 32, 64) for dtype in (torch.float32, HALF, torch.bfloat16)]
+if INTERPRETED:
+    PRECISIONS = [(16, torch.float32), (16, HALF)]
 pytestmark = [  # what the interpreter says of lanes whose results nobody reads
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
@@ -59,10 +61,8 @@ def kernels(request):
             pytest.skip("needs famkern built with nvcc, FAMKERN_CUDA=1, and a driver that is not older")
         return functools.partial(torch.ops.famkern.stage.default.redispatch, ops._COMPILED)
     stages = pytest.importorskip("famkern.kernels.stages")
-    if INTERPRETED:  # its check of every integer for overflow is a third of its time
-        from triton.runtime.interpreter import interpreter_builder
-
-        object.__setattr__(interpreter_builder.options, "sanitize_overflow", False)
+    if INTERPRETED:
+        interpreter.hasten()
     return stages
 
 
@@ -71,10 +71,14 @@ def is_cuda(kernels) -> bool:
 
 
 class Case(stage_cases.Case):
-    """A stage on these kernels."""
+    """A stage on these kernels; other scales have twice or half as many channels, as a U-shaped student has them."""
 
     def __init__(self, name: str, C: int, dtype: torch.dtype, B: int, rows: int, width: int, cell: int = 0) -> None:
-        super().__init__(name, C, B, rows, width, storage=dtype, cell=cell or None, seed=rows * width + C)
+        other = max(16, C // 2) if name == "down" else min(64, 2 * C)
+        post = 3 + width % 2
+        super().__init__(
+            *(name, C, B, rows, width), storage=dtype, cell=cell or None, seed=rows * width + C, other=other, post=post
+        )
 
     def on(self, kernels, device: str, band: int | None = None) -> list[Tensor]:
         """The kernels, on bands of so many rows: outputs and sums."""
@@ -100,6 +104,8 @@ def error(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_computes_its_formulas(kernels, name, C, dtype, size, device) -> None:
     """In half precision with at most twice the error of PyTorch's, beside a fraction of the last digit."""
+    if INTERPRETED and dtype == torch.float32 and size != SIZES[-1]:
+        pytest.skip("once is enough: float32 takes no other way at another size")
     case = Case(name, C, dtype, *size)
     wanted = case.right(torch.float64)
     theirs = wanted if dtype == torch.float32 else case.right(dtype)
@@ -121,8 +127,10 @@ if not INTERPRETED:
 @pytest.mark.parametrize("name", STAGES)
 def test_means_over_windows(kernels, name, C, dtype, size, device) -> None:
     """As above; sums are held one by one, for one cell among many weighs little in a norm."""
-    if INTERPRETED and dtype == torch.float32 and name not in ("block", "tail"):
+    if INTERPRETED and dtype == torch.float32 and (name not in ("block", "tail") or size != WINDOWS[-1]):
         pytest.skip("twice is enough: the code is the same")
+    if INTERPRETED and not KINDS[name].gated and size != WINDOWS[1]:
+        pytest.skip("without a gate only columns have cells")
     case = Case(name, C, dtype, 1, *size)
     wanted = case.right(torch.float64)
     theirs = wanted if dtype == torch.float32 else case.right(dtype)
@@ -135,9 +143,11 @@ def test_means_over_windows(kernels, name, C, dtype, size, device) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("name", "C"), [("block", 32), ("block", 64), ("tail", 32)])
+@pytest.mark.parametrize(
+    ("name", "C"), [("block", 64), ("tail", 32), ("down", 32), ("down", 64), ("up", 32), ("u_tail", 32)]
+)
 def test_wider_networks(kernels, name, C, device) -> None:
-    case = Case(name, C, HALF, 1, 3, 70)
+    case = Case(name, C, HALF, 1, 2, 67 if C == 32 else 5)
     wanted, theirs = case.right(torch.float64), case.right(HALF)
     for got, right, half in zip(case.on(kernels, device), wanted, theirs, strict=True):
         assert error(got, right) <= 2 * error(half, right)
@@ -148,14 +158,16 @@ def test_wider_networks(kernels, name, C, device) -> None:
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("cell", [0, 4 if INTERPRETED else 48])
 def test_bands_and_runs_leave_the_bits_alone(kernels, cell, name, dtype, device, monkeypatch) -> None:
-    if INTERPRETED and dtype == torch.float32 and name != "block":
-        pytest.skip("once is enough: the code is the same")
-    size = (1, 6, 9) if INTERPRETED else (2, 61, 300)
+    if INTERPRETED and (dtype == torch.float32 or cell == 0) and name != "block":
+        pytest.skip("once is enough: the code is the same, or less of it")
+    size = (1, 7, 9) if INTERPRETED else (2, 61, 300)
     case = Case(name, 16, dtype, *size, cell)
     expected = case.on(kernels, device)
     if not is_cuda(kernels):  # CUDA C++ keeps its own
         monkeypatch.setattr(kernels.launch, "LEAST_RUN", 3)
-    for band in (None, 4) if INTERPRETED else (None, 1, 4, 13, 36):
+    for band in (
+        (5,) if INTERPRETED else (None, 1, 4, 13, 36)
+    ):  # the first band of two runs, odd rows first in the other
         assert all(map(torch.equal, case.on(kernels, device, band), expected)), band
 
 
@@ -215,16 +227,20 @@ def test_what_does_not_fit_is_refused(kernels, device) -> None:
             case.on(kernels, device)
 
 
-def network() -> Student:
+def network(family: str) -> torch.nn.Module:
     torch.manual_seed(0)
+    if family == "U":
+        return (UStudent((16, 32), (1, 1, 1)) if INTERPRETED else UStudent((16, 32, 64), (1, 2, 1, 1, 2))).eval()
     return Student(channels=16, groups=1 if INTERPRETED else 3, blocks=2).eval()
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("window", [0, 16])
-def test_the_engine_runs_on_the_kernels(kernels, window, device, monkeypatch) -> None:
+@pytest.mark.parametrize(("family", "window"), [("student", 0), ("student", 16), ("U", 0), ("U", 16)])
+def test_the_engine_runs_on_the_kernels(kernels, family, window, device, monkeypatch) -> None:
     """A whole network, in one band and in several: the same bits, and right."""
-    size = (3, 5 if window == 0 else 18) if INTERPRETED else (150, 211)
+    size = (3, 18 if window else 5) if INTERPRETED else (150, 211)
+    if INTERPRETED and (family == "student") == (window == 0):
+        pytest.skip("too large for the interpreter; the stages have been tried one by one")
     way = dataclasses.replace(route.GPU, workspace_bytes=lambda *_: 0)
     if INTERPRETED:
         monkeypatch.setattr(ops, "reference", kernels.stage)  # it is told to run there
@@ -235,10 +251,10 @@ def test_the_engine_runs_on_the_kernels(kernels, window, device, monkeypatch) ->
         monkeypatch.setattr(route, "choose", lambda *_, cut=cut: cut)
         if INTERPRETED:
             monkeypatch.setattr(route, "REFERENCE", cut)
-        results.append(Dehazer(network(), device=device, window=window)(picture.to(device)).cpu())
+        results.append(Dehazer(network(family), device=device, window=window)(picture.to(device)).cpu())
     monkeypatch.undo()
     assert torch.equal(*results)
-    right = Dehazer(network(), device="cpu", dtype="float64", window=window)(picture)
+    right = Dehazer(network(family), device="cpu", dtype="float64", window=window)(picture)
     assert (results[0] - right).abs().max() < (1e-4 if device == "cpu" else 5e-3)
 
 
@@ -246,10 +262,12 @@ def test_the_engine_runs_on_the_kernels(kernels, window, device, monkeypatch) ->
 @pytest.mark.skipif(INTERPRETED, reason="too large for the interpreter")
 @pytest.mark.parametrize("device", ["cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("C", [16, 32, 64])
+@pytest.mark.parametrize("C", [16, 32, 64, "U"])
 def test_the_whole_network(C, dtype, device, monkeypatch) -> None:
-    model, picture = Student(channels=C).eval(), torch.rand(3, 123, 211)
-    assert route.choose(torch.device(device), C, torch.float32) is route.GPU
+    model, picture = UStudent() if C == "U" else Student(channels=C), torch.rand(3, 123, 211)
+    model.eval()
+    for kind in KINDS.values():
+        assert route.choose(torch.device(device), (16, 32, 64), torch.float32, kind) is route.GPU
     right = Dehazer(model, device="cpu", dtype="float64")(picture.double())
     got = Dehazer(model, device=device, dtype=dtype)(picture.to(device))
     assert torch.equal(got, Dehazer(model, device=device, dtype=dtype)(picture.to(device)))

@@ -20,26 +20,29 @@ pytestmark = [
 ]
 
 from famkern.kernels import aot  # noqa: E402
-from famkern.kernels.stages import launch, programs, tiles  # noqa: E402
+from famkern.kernels.stages import blocks, launch, levels, pictures, tiles  # noqa: E402
 
 MAX_SHARED = 48 * 1024  # what every GPU gives a program without asking
 REGISTERS, SHARED = 65536, 227 * 1024  # of a multiprocessor of sm_90
 KERNELS = {
-    "head": programs._head,
-    "block": programs._block,
-    "group": programs._group,
-    "last_group": programs._group,
-    "tail": programs._tail,
+    "head": pictures._head,
+    "block": blocks._block,
+    "group": blocks._group,
+    "last_group": blocks._group,
+    "tail": pictures._tail,
+    "down": levels._down,
+    "up": levels._up,
+    "u_tail": pictures._u_tail,
 }
 ANY = (255,) * len(KERNELS)  # what a thread has
 # Channels, element -> registers of a thread at most, in the order of KERNELS, on sm_90 and on older ones.
 LIMITS = {
-    (16, "*fp16"): ((146, 106, 152, 96, 139), (168, 172, 254, 128, 195)),
-    (16, "*bf16"): ((146, 106, 152, 96, 140), ANY),
-    (32, "*fp16"): ((118, 114, 125, 90, 111), ANY),
-    (64, "*fp16"): ((116, 140, 168, 128, 151), ANY),
-    (16, "*fp32"): ((128, 64, 158, 80, 128), ANY),
-    (32, "*fp32"): ((167, 107, 122, 114, 126), ANY),
+    (16, "*fp16"): ((138, 110, 154, 96, 153, 128, 150, 146), (168, 172, 254, 128, 195, 140, 168, 255)),
+    (16, "*bf16"): ((138, 110, 154, 96, 153, 128, 150, 146), ANY),
+    (32, "*fp16"): ((128, 128, 128, 128, 128, 128, 158, 128), ANY),
+    (64, "*fp16"): ((168,) * len(KERNELS), (168,) * len(KERNELS)),
+    (16, "*fp32"): ((158, 80, 158, 80, 158, 80, 128, 158), ANY),
+    (32, "*fp32"): ((168,) * len(KERNELS), (168,) * len(KERNELS)),
     (64, "*fp32"): (ANY, ANY),
 }
 
@@ -52,6 +55,7 @@ def arguments(name: str, C: int, element: str, windows: bool = False) -> dict[st
         "image": "*fp32",
         "maps": (element,) * (2 if name == "block" else 3),
         "groups": (element,) * 3,
+        **dict.fromkeys(("fine", "coarse", "skip", "fuse"), element),
         "gate": "*fp32",
         "normalisation": ("*fp32",) * 2,
         "attention": ("*fp32",) * 4,
@@ -63,7 +67,9 @@ def arguments(name: str, C: int, element: str, windows: bool = False) -> dict[st
         "z_sums": None if last else "*fp32",
         "scratch": element,
     }
-    given |= {"WINDOWS": windows} | dict.fromkeys(("pre", "conv", "post1", "post2"), conv)
+    given |= {"WINDOWS": windows} | dict.fromkeys(("pre", "conv", "post", "post1", "post2", "down", "up"), conv)
+    # As the U-shaped student has them: half as many channels at twice the scale, twice as many at half of it.
+    given |= {"INPUTS": max(16, C // 2) if name == "down" else min(64, 2 * C), "GAIN": True}
     given |= {"C": C, "M": tile.lanes, "TAPS": tile.taps, "LAST": last, "PICTURE": launch.PICTURE, "RGB": launch.RGB}
     return {p.name: given.get(p.name, "i32") for p in KERNELS[name].params}
 
@@ -86,9 +92,12 @@ def compilations() -> list[tuple[bool, str, int, str, int]]:
 
 
 def chosen(windows: bool, name: str, C: int, element: str, capability: int) -> bool:
-    if (C, element) == (16, "*fp16") and (not windows or capability in (80, 90)):
+    new = name in ("down", "up", "u_tail")
+    if (C, element) == (16, "*fp16") and capability in ((90,) if new else (80, 90) if windows else (80, 86, 89, 90)):
         return True
-    return capability == 90 and name == ("tail" if windows else "group")
+    if windows or capability != 90:
+        return (name, windows, capability) == ("tail", True, 90)
+    return name == "group" or (name, C) in (("down", 32), ("down", 64), ("up", 32))  # of the U-shaped student
 
 
 @pytest.mark.parametrize(("windows", "name", "C", "element", "capability"), compilations())
@@ -110,14 +119,14 @@ def test_no_kernel_spills(windows, name, C, element, capability) -> None:
 def test_the_sum_over_blocks_compiles() -> None:
     given = {"partials": "*fp32", "sums": "*fp64", "C": 64, "BLOCKS": launch.SUM_BLOCKS}
     used = aot.resources(
-        programs._sum, {p.name: given.get(p.name, "i32") for p in programs._sum.params}, capability=80, num_warps=1
+        blocks._sum, {p.name: given.get(p.name, "i32") for p in blocks._sum.params}, capability=80, num_warps=1
     )
     assert (used.spills, used.stack, used.local) == (0, 0, 0)
 
 
 def test_rings_are_read_after_they_were_written() -> None:
     """The compiler moves no load of a ring across the barrier that ends a step, nor reads one as a constant."""
-    code = aot.build(programs._block, arguments("block", 16, "*fp16"), capability=90, **tiles.TILES[16, 2].options).asm
+    code = aot.build(blocks._block, arguments("block", 16, "*fp16"), capability=90, **tiles.TILES[16, 2].options).asm
     assert "ld.global.nc" not in code["ptx"]
     body = code["ttgir"].split("scf.for", 1)[1]
     body = body[: body.index("scf.yield") if "scf.yield" in body else body.index("tt.return")]

@@ -37,5 +37,5 @@ KIND = Kind(
     sums=(),
     convolutions=2,
     reference=reference,
-    kernels=frozenset({"compiled"}),
+    kernels=frozenset({"compiled", "triton"}),
 )

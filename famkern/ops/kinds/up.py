@@ -62,5 +62,5 @@ KIND = Kind(
     convolutions=2,
     reference=reference,
     gated=False,
-    kernels=frozenset({"compiled"}),
+    kernels=frozenset({"compiled", "triton"}),
 )
