@@ -172,7 +172,7 @@ def _decoded(container: Any, stream: Any, path: object) -> Iterator[tuple[Any, A
         if packet is None:
             break
         if packet.stream.index != stream.index:
-            if packet.size and packet.dts is not None:
+            if packet.size:  # the last one of a stream is empty
                 yield packet, None
             continue
         try:
