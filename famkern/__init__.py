@@ -41,7 +41,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in ("dehazer", "distillation", "engine", "export", "models", "ops"):
+    if name in ("dehazer", "distillation", "engine", "export", "models", "ops", "video"):
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ import numpy as np
 from .. import images
 from ..dehazer import Dehazer
 from ..engine import MemoryBoundError, parse_bytes
+from . import films
 from .jobs import Job, Options, Outcome, Skip
 from .mask import Mask
 
@@ -59,13 +60,16 @@ def _outcomes(
         try:
             missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
             if missing:
-                limited = _checked(job, dehazer, options, mask)
+                limited = films.checked(job, dehazer, options) if job.is_film else _checked(job, dehazer, options, mask)
                 if not options.dry_run:
                     for folder in {path.parent for path in missing} - tidy:
                         folder.mkdir(parents=True, exist_ok=True)
                         images.remove_dead(folder)
                         tidy.add(folder)
-                    _dehaze_file(job, missing, limited, options, mask, progress)
+                    if job.is_film:
+                        films.dehaze(job, limited, options, progress)
+                    else:
+                        _dehaze_file(job, missing, limited, options, mask, progress)
             outcome = Outcome(job, done=True) if missing else Outcome(job, skipped=Skip.THERE)
         except images.ImageError as error:  # names its file
             outcome = Outcome(job, problem=str(error))
