@@ -24,7 +24,8 @@ def page(results: Results, picture: str | None = None) -> str:
         "",
         f"famkern {machine['famkern']}, PyTorch {machine['torch']}, kernels for {machine['kernels']}.",
         "Medians of interleaved rounds of `famkern bench`, which checks every result first; the spread is the",
-        "difference of the quartiles. PSNR is that of the weights on the 70 pairs of SOTS-indoor, pictures of 620 x 460, by their cards.",
+        "difference of the quartiles. PSNR is that of the weights on the 70 pairs of SOTS-indoor, pictures of 620 x 460,",
+        "by their cards.",
         "",
     ]
     if picture:
