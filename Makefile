@@ -80,24 +80,26 @@ cross:
 	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
 	$(EMULATOR) build/cross/test quick
 
-# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers.
+# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers; a part of the cases: EMULATE=quick.
 emulate:
 	@mkdir -p build/cuda
 	for test in affinity stages; do \
 	    $(CXX) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -std=c++17 -Wall -Wextra -Icsrc \
 	        -Itests/native -Itests/cuda -DFAMKERN_ISA=portable -DFAMKERN_ISA_PORTABLE \
-	        -x c++ csrc/cuda/$$test.cu tests/cuda/$$test.cpp -o build/cuda/$$test && build/cuda/$$test || exit 1; \
+	        -x c++ csrc/cuda/$$test.cu tests/cuda/$$test.cpp -o build/cuda/$$test && build/cuda/$$test $(EMULATE) || exit 1; \
 	done
 
-# In a copy, so that the ordinary build stays as it is: first without torch, then the operators as Python calls them.
+# In a copy, so that the ordinary build stays as it is, and up to AVX2, from which AVX-512 differs in its registers alone:
+# first without torch, then the operators as Python calls them.
+SANITIZED_ISAS := portable $(if $(filter x86_64,$(shell uname -m)),avx2)
 SANITIZE := -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r setup.py pyproject.toml README.md LICENSE csrc famkern kernels training tests build/sanitize
 	rm -f build/sanitize/famkern/*.so
-	cd build/sanitize && CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	cd build/sanitize && FAMKERN_ISAS="$(SANITIZED_ISAS)" CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	    $(abspath $(BIN)/python) setup.py -q build_ext --inplace
-	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
+	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) -DFAMKERN_WITHOUT_AVX512 tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py tests/ops/test_reduced.py \
