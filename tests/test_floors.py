@@ -13,7 +13,7 @@ FLOORS = {
     "cli": {"batch", "bench", "dehazer", "export", "models", "images", "ops", "training", "engine", "video"},
     "batch": {"dehazer", "engine", "images", "video"},
     "video": {"dehazer", "images"},
-    "bench": {"dehazer", "images", "models", "ops"},
+    "bench": {"dehazer", "export", "images", "models", "ops"},
     "selftest": {"dehazer", "models", "ops"},
     "export": {"dehazer", "images", "models"},
     "distillation": {"ops"},

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from .measuring import FAMKERN, Entry
-from .results import Memory, Results, Row, psnr_of
-
-
-def label(measured: Row | Memory) -> str:
-    """What ran the network, and how, as tables name it."""
-    return Entry(measured.model, measured.engine, measured.scale, measured.dtype).label
+from .results import Results, psnr_of
 
 
 def page(results: Results, picture: str | None = None) -> str:
@@ -30,32 +24,29 @@ def page(results: Results, picture: str | None = None) -> str:
     ]
     if picture:
         lines += [f"![Time and memory against megapixels, PSNR against time]({picture})", ""]
-    groups = {(row.model, row.height, row.width): None for row in results.rows}
-    for model, height, width in groups:
+    for group in results.groups():
+        exact = group[0]
         lines += [
-            f"## {model}, {width} x {height}",
+            f"## {exact.entry.model}, {exact.width} x {exact.height}",
             "",
             "| | median | spread | beside scale 1 | PSNR |",
             "|---|---|---|---|---|",
         ]
-        for row in results.rows:
-            if (row.model, row.height, row.width) != (model, height, width):
-                continue
-            psnr = psnr_of(row) if row.engine == FAMKERN else None
-            beside = row.median / results.exact(row).median
-            figures = f"{1e3 * row.median:.0f} ms | {100 * row.spread:.0f} % | {beside:.2f}x | "
-            lines.append(f"| {label(row)} | {figures}{f'{psnr:.2f} dB' if psnr else ''} |")
+        for row in group:
+            psnr = psnr_of(row)
+            figures = f"{1e3 * row.median:.0f} ms | {100 * row.spread:.0f} % | {row.median / exact.median:.2f}x | "
+            lines.append(f"| {row.entry.label} | {figures}{f'{psnr:.2f} dB' if psnr else ''} |")
         lines.append("")
     if results.memory:
         lines += ["## Memory", "", "Peak resident memory of one picture, beyond that of the process before it.", ""]
         lines += ["| network | picture | | MiB |", "|---|---|---|---|"]
         for m in results.memory:
-            lines.append(f"| {m.model} | {m.width} x {m.height} | {label(m)} | {m.bytes / 2**20:.0f} |")
+            lines.append(f"| {m.entry.model} | {m.width} x {m.height} | {m.entry.label} | {m.bytes / 2**20:.0f} |")
         lines.append("")
     if results.left_out:
         lines += ["## Left out", ""]
         for left in results.left_out:
             where = f", {left.size[1]} x {left.size[0]}" if left.size else ""
-            lines.append(f"- {left.model}{where}, {left.label}: {left.reason}")
+            lines.append(f"- {left.entry.model}{where}, {left.entry.label}: {left.reason}")
         lines.append("")
     return "\n".join(lines)

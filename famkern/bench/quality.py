@@ -16,3 +16,6 @@ CITED: dict[str, tuple[float, float]] = {
     "gUNet-T": (37.99, 2.595e9 / 256**2),
     "MAXIM-2S": (38.11, 216e9 / 256**2),
 }
+
+# Of a pixel, of the networks whose time in PyTorch is measured.
+MULTIPLY_ADDS = {"student": 93_670, "u-indoor": 62_010}
