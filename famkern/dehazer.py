@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -230,7 +230,7 @@ class Dehazer:
         if before.shape != after.shape:
             raise ValueError(f"hazy and clear are of one size, not {tuple(hazy.shape)} and {tuple(clear.shape)}")
         device, valid = _numbered(device), _check_valid(valid, before.shape)
-        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+        with self._computing(device):
             plan = self._transmission_plan(out.shape[0], out.shape[1], device, self.memory)
             source, result, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
             source.check(checks)
@@ -257,17 +257,16 @@ class Dehazer:
 
     def least_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, with which a picture of this size can be dehazed, on the default device."""
-        with threads.use(self.threads):  # each has memory to work in
-            try:
-                return self._plan(height, width, self._default_device(), memory=1).need
-            except engine.MemoryBoundError as error:
-                return error.least
+        return self._least_need(self._plan, height, width)
 
     def transmission_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, for `transmission` of a picture of this size, on the default device."""
-        with threads.use(self.threads):
+        return self._least_need(self._transmission_plan, height, width)
+
+    def _least_need(self, plan: Callable[..., engine.Plan | engine.CarryPlan], height: int, width: int) -> int:
+        with threads.use(self.threads):  # each has memory to work in
             try:
-                return self._transmission_plan(height, width, self._default_device(), memory=1).need
+                return plan(height, width, self._default_device(), memory=1).need
             except engine.MemoryBoundError as error:
                 return error.least
 
@@ -334,7 +333,7 @@ class Dehazer:
         device = _numbered(device)
         alone = self.memory is None and progress is valid is averages is None
         key = engine.key_of(before, device) if alone else None
-        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+        with self._computing(device):
             if key and self._graphs.replay(key, before, after):  # type: ignore[arg-type]
                 return
             plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
@@ -370,6 +369,12 @@ class Dehazer:
         blend = sink if self.strength == 1 else Blend(source, sink, self.strength)
         engine.run(plan, source, blend, device, progress, checks, averages=averages)
         return checks
+
+    @contextlib.contextmanager
+    def _computing(self, device: torch.device) -> Iterator[None]:
+        """The surroundings of every computation, whatever those of the caller are."""
+        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+            yield
 
     def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
         """Of the maps, and of the arithmetic."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from .. import images, video
@@ -38,6 +37,3 @@ def dehaze(job: Job, dehazer: Dehazer, options: Options, progress: Callable[[Job
         max_pixels=options.max_pixels,
         progress=progress and (lambda fraction: progress(job, fraction)),
     )
-    if options.keep_time:
-        status = job.source.stat()
-        os.utime(job.target, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -70,6 +70,10 @@ def _outcomes(
                         films.dehaze(job, limited, options, progress)
                     else:
                         _dehaze_file(job, missing, limited, options, mask, progress)
+                    if options.keep_time:
+                        status = job.source.stat()
+                        for path in missing:
+                            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
             outcome = Outcome(job, done=True) if missing else Outcome(job, skipped=Skip.THERE)
         except images.ImageError as error:  # names its file
             outcome = Outcome(job, problem=str(error))
@@ -133,10 +137,6 @@ def _dehaze_file(
         images.write(job.target, result, format=images.SUFFIXES[job.target.suffix.lower()], quality=options.quality)
     if job.compare and job.compare in missing:
         images.write(job.compare, images.side_by_side(picture, result), format="JPEG")
-    if options.keep_time:
-        status = job.source.stat()
-        for path in missing:
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _held_bytes(header: images.Header) -> int:
