@@ -146,7 +146,8 @@ class Dehazer:
 
         Returns:
             The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even. A palette
-            becomes RGB, and a transparent colour an alpha channel.
+            becomes RGB, and a transparent colour an alpha channel. The colours of a PIL image with an ICC profile are
+            converted to sRGB, which the networks know, and back.
 
         Raises:
             TypeError, ValueError: for another kind, dtype or shape, and for values that are not finite or not in [0, 1].
@@ -301,7 +302,7 @@ class Dehazer:
         self, image: Image.Image, progress: Callable[[float], None] | None, valid: Map | None
     ) -> Image.Image:
         picture = pil.split(image)
-        copies = pil.COPIED_BYTES * image.width * image.height
+        copies = picture.copied_bytes
         dehazer = self if self.memory is None else self.limited(max(1, self.memory - copies))
         try:
             pixels = dehazer._dehaze_array(picture.pixels, progress, valid)

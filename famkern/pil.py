@@ -3,17 +3,21 @@
     picture = split(image)
     clear = picture.join(dehaze(picture.pixels))
 
-Palettes become the colours that they stand for. Transparency stays as it is; what is transparent by its colour gets an
-alpha channel, since its colour will be another.
+Palettes become the colours that they stand for; colours of another space than sRGB, as an ICC profile tells, are converted
+to sRGB and back. Transparency stays as it is; what is transparent by its colour gets an alpha channel, since its colour will
+be another.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from .images import ColourSpace
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "I;16", "I;16L", "I;16B")
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601, as Pillow's own conversion to grey
@@ -26,19 +30,31 @@ COPIED_BYTES = 14
 class Picture:
     """An image taken apart.
 
-    pixels  (H, W, 3) uint8, or uint16 of an image of 16 bits
+    pixels  (H, W, 3) uint8, or uint16 of an image of 16 bits; sRGB
     alpha   8-bit transparency, or None
     grey    whether the image has one channel of colour
     info    what Pillow knows of it beside its pixels
+    space   the colours of the image, if they are not sRGB
+    stored  the pixels as the image has them
     """
 
     pixels: np.ndarray
     alpha: Image.Image | None
     grey: bool
     info: dict[Any, Any]
+    space: ColourSpace | None
+    stored: np.ndarray
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that are held beside the array that is dehazed and its result."""
+        height, width = self.pixels.shape[:2]
+        return COPIED_BYTES * height * width + (self.stored.nbytes if self.space else 0)
 
     def join(self, pixels: np.ndarray) -> Image.Image:
-        """An image of these (H, W, 3) pixels and of everything else in this one."""
+        """An image of these (H, W, 3) pixels, which it may change, and of everything else in this one."""
+        if self.space:
+            self.space.bring_back(pixels, self.stored, self.pixels)
         if self.grey:
             luma = np.empty(pixels.shape[:2], dtype=pixels.dtype)
             for before, after in zip(pixels, luma, strict=True):  # row by row: the products are floats
@@ -66,10 +82,19 @@ def split(image: Image.Image) -> Picture:
         if "transparency" in image.info:
             raise ValueError("a PIL image of 16 bits has no transparent colour: Pillow has no 16-bit image with alpha")
         grey = np.asarray(image).astype(np.uint16)
-        return Picture(np.broadcast_to(grey[..., None], (*grey.shape, 3)), None, True, info)
+        return _picture(np.broadcast_to(grey[..., None], (*grey.shape, 3)), None, True, info)
     grey_mode = image.mode in ("L", "LA")
     has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     if has_alpha and image.mode not in ("RGBA", "LA"):
         image = image.convert("LA" if grey_mode else "RGBA")
     alpha = image.getchannel("A") if has_alpha else None
-    return Picture(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), alpha, grey_mode, info)
+    return _picture(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), alpha, grey_mode, info)
+
+
+def _picture(stored: np.ndarray, alpha: Image.Image | None, grey: bool, info: dict[Any, Any]) -> Picture:
+    space, icc = None, info.get("icc_profile")
+    if icc and not grey:
+        from .images import colour_space  # brings every codec with it: only for the images that need it
+
+        space = colour_space(icc)
+    return Picture(space.to_srgb(stored) if space else stored, alpha, grey, info, space, stored)

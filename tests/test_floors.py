@@ -21,7 +21,7 @@ FLOORS = {
     "engine": {"numeric", "ops"},
     "ops": {"kernels", "numeric"},
     "models": {"numeric"},
-    "pil": set(),
+    "pil": {"images"},
     "threads": set(),
     "numeric": set(),
     "images": set(),

@@ -122,11 +122,16 @@ def _dehaze_file(
     if gaps:
         gaps.fill(picture.pixels)
     valid = gaps.valid if gaps else None
-    pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)), valid=valid)
+    space = images.colour_space(picture.metadata.icc)
+    seen = space.to_srgb(picture.pixels) if space else picture.pixels
+    pixels = dehazer(seen, progress=progress and (lambda fraction: progress(job, fraction)), valid=valid)
     if job.transmission and job.transmission in missing:
-        transmission = dehazer.transmission(picture.pixels, pixels, valid=valid)
+        transmission = dehazer.transmission(seen, pixels, valid=valid)
         images.write(job.transmission, images.haze_map(picture, transmission, valid))
         del transmission
+    if space:
+        space.bring_back(pixels, picture.pixels, seen)
+    del seen
     if gaps:
         gaps.restore(picture.pixels)
         gaps.restore(pixels)
@@ -140,9 +145,10 @@ def _dehaze_file(
 
 
 def _held_bytes(header: images.Header) -> int:
-    """Bytes of the picture before and after, which are there while the network runs."""
+    """Bytes of the picture before and after, and as the network sees it, which are there while the network runs."""
     pixels = header.width * header.height * np.dtype(header.dtype).itemsize
-    held = pixels * (3 + 3 + (1 if header.channels in (2, 4) else 0) + len(header.bands))
+    converted = 3 if images.colour_space(header.metadata.icc) else 0
+    held = pixels * (3 + 3 + converted + (1 if header.channels in (2, 4) else 0) + len(header.bands))
     return held + images.gaps_bytes(header)
 
 

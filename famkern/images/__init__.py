@@ -7,6 +7,7 @@ in, also JPEG XL, HEIF and camera RAW.
 Depth, transparency, colour profile, EXIF and other metadata go along; see `Picture`, `read` and `write`.
 """
 
+from .colour_space import ColourSpace, colour_space
 from .compare import side_by_side, side_by_side_bytes
 from .files import ADVICE, check_writable, remove_dead, replacing
 from .gaps import Gaps, gaps_bytes
@@ -40,12 +41,14 @@ __all__ = [
     "UNREAD_SUFFIXES",
     "WORKSPACE_BYTES",
     "Bands",
+    "ColourSpace",
     "Gaps",
     "Header",
     "ImageError",
     "Metadata",
     "Picture",
     "check_writable",
+    "colour_space",
     "fault",
     "gaps_bytes",
     "haze_map",
