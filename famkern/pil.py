@@ -3,9 +3,9 @@
     picture = split(image)
     clear = picture.join(dehaze(picture.pixels))
 
-Palettes become the colours that they stand for; colours of another space than sRGB, as an ICC profile tells, are converted
-to sRGB and back. Transparency stays as it is; what is transparent by its colour gets an alpha channel, since its colour will
-be another.
+Palettes become the colours that they stand for. Colours of another space than sRGB, as an ICC profile tells, are converted
+to sRGB and back. Transparency stays as it is; what is transparent by its colour gets an alpha channel, since its colour
+will be another.
 """
 
 from __future__ import annotations
