@@ -190,6 +190,29 @@ def test_json_is_a_line_a_file(picture, tmp_path, command):
     assert json.loads(again.stdout)["reason"] == "there already"
 
 
+def test_a_report_gets_a_line_a_file_of_every_run(picture, tmp_path, command):
+    (tmp_path / "bad.jpg").touch()
+    arguments = ("dehaze", picture, tmp_path / "bad.jpg", "-o", tmp_path / "out", "--report", tmp_path / "run.jsonl")
+    assert command(*arguments).returncode == 1
+    assert command(*arguments).returncode == 1
+    done, bad, there, again = map(json.loads, (tmp_path / "run.jsonl").read_text().splitlines())
+    assert (done["status"], bad["status"], there["status"]) == ("done", "failed", "skipped")
+    assert bad == again
+    with Image.open(picture) as image:
+        assert (done["width"], done["height"]) == image.size
+    assert set(done["seconds"]) == {"read", "dehaze", "write"}
+    assert done["megapixels_per_second"] > 0
+    assert done["peak_bytes"] > 2**24
+
+
+@pytest.mark.parametrize("wrong", [("--report", "no/folder/run.jsonl"), ("--timeout", "0"), ("--timeout", "nan")])
+def test_a_report_or_time_limit_that_cannot_be(picture, tmp_path, command, wrong):
+    result = command("dehaze", picture, "-o", tmp_path / "out", *wrong, cwd=tmp_path)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_quiet_tells_failures_only(picture, tmp_path, command):
     (tmp_path / "bad.jpg").touch()
     (tmp_path / "c.gif").touch()

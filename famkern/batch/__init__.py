@@ -1,7 +1,7 @@
 """Many files in, many files out: which files, under which names, one after another within one memory bound."""
 
-from .jobs import FORMATS, Job, Options, Outcome, Skip
+from .jobs import FORMATS, Job, Measured, Options, Outcome, Skip
 from .planning import plan_jobs
 from .running import dehaze_files
 
-__all__ = ["FORMATS", "Job", "Options", "Outcome", "Skip", "dehaze_files", "plan_jobs"]
+__all__ = ["FORMATS", "Job", "Measured", "Options", "Outcome", "Skip", "dehaze_files", "plan_jobs"]

@@ -43,6 +43,8 @@ class Options:
         keep_time: outputs get their inputs' time of modification.
         dry_run: find out what can be known beforehand, and write nothing.
         codec, crf: of films, see `famkern.video.dehaze_film`.
+        timeout: seconds that reading or writing a picture may take; a file on a network folder that does not answer is then
+            reported, and the next one begun. None: as long as it takes.
     """
 
     overwrite: bool = False
@@ -58,6 +60,7 @@ class Options:
     dry_run: bool = False
     codec: str | None = None
     crf: int | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format.lower() not in FORMATS:
@@ -68,6 +71,8 @@ class Options:
             raise ValueError(f"max_pixels is a number of 1 or more, not {self.max_pixels}")
         if os.sep in self.suffix:
             raise ValueError(f"suffix is part of a file name, without {os.sep!r}: {self.suffix!r}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"timeout is a number of seconds above 0, not {self.timeout}")
         if self.crf is not None and not 0 <= self.crf <= video.MOST_CRF:
             raise ValueError(f"crf is a number from 0 to {video.MOST_CRF}, not {self.crf}")
         if self.codec is not None:
@@ -105,20 +110,42 @@ class Job:
     @property
     def outputs(self) -> list[Path]:
         """All files that it writes."""
-        return [path for path in (self.target, self.compare, self.transmission) if path]
+        return [path for path in self.named_outputs.values() if path]
+
+    @property
+    def named_outputs(self) -> dict[str, Path | None]:
+        """Them by what they are."""
+        return {"target": self.target, "compare": self.compare, "transmission": self.transmission}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a picture took.
+
+    Args:
+        width, height: in pixels.
+        seconds: by step: "read", "dehaze", "write". Steps of several pictures overlap.
+        peak_bytes: resident memory of the process at its greatest so far.
+    """
+
+    width: int
+    height: int
+    seconds: dict[str, float]
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a job: exactly one of done, skipped and failed (then `problem` is one line that names the file).
 
-    In a dry run, done means that nothing speaks against it.
+    In a dry run, done means that nothing speaks against it. `measured` is there for pictures that were dehazed.
     """
 
     job: Job
     done: bool = False
     skipped: Skip | None = None
     problem: str | None = None
+    measured: Measured | None = None
 
 
 def comparison(target: Path) -> Path:

@@ -1,38 +1,53 @@
-"""dehaze_files(): one file after another within one memory bound; one that fails is a line, and the others are done."""
+"""dehaze_files(): file after file within one memory bound; one that fails is a line, and the others are done.
+
+While a picture is dehazed, on all cores, the one before it is written and the one after it is read, each on a thread of
+its own: codecs fill the gaps that the network leaves.
+
+    read      1   2   3   4
+    dehaze        1   2   3   4
+    write             1   2   3   4
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from .. import images
 from ..dehazer import Dehazer
-from ..engine import MemoryBoundError, parse_bytes
-from . import films
-from .jobs import Job, Options, Outcome, Skip
+from ..engine import parse_bytes, peak_bytes
+from . import films, pictures
+from .jobs import Job, Measured, Options, Outcome, Skip
 from .mask import Mask
+
+R = TypeVar("R")
+Progress = Callable[[Job, float], None]
+
+# Share of a bound on memory that neighbours of a picture may take; if they take more, they wait for it to be finished.
+NEIGHBOURS = 1 / 4
 
 
 def dehaze_files(
-    jobs: Sequence[Job],
-    dehazer: Dehazer,
-    options: Options | None = None,
-    progress: Callable[[Job, float], None] | None = None,
+    jobs: Sequence[Job], dehazer: Dehazer, options: Options | None = None, progress: Progress | None = None
 ) -> Iterator[Outcome]:
-    """Dehaze files one after another, each when its outcome is asked for; one that fails is reported, the others are done.
+    """Dehaze files when their outcomes are asked for; one that fails is reported, the others are done.
 
     Args:
         jobs: from `plan_jobs`.
         dehazer: does the work; its own memory bound is not used, `options.memory` is.
         options: of the outputs.
-        progress: called with a job and its finished fraction.
+        progress: called with a job and its finished fraction, on the caller's thread.
 
     Returns:
-        An iterator of an Outcome for each job, in their order.
+        An iterator of an Outcome for each job, in their order. A picture's outcome comes when it is written, and then the
+        next one may have been dehazed already. An iterator that is closed has finished what it was writing; one that is
+        interrupted gives the outcome of that first, and raises when it is asked for the next.
 
     Raises:
         ImageError: if the mask cannot be read.
@@ -42,114 +57,222 @@ def dehaze_files(
     if options.transmission and dehazer.strength == 0:
         raise ValueError("strength is 0: a picture that stays as it is tells nothing of its haze")
     mask = Mask(options.mask, options.max_pixels) if options.mask is not None else None
-    return _outcomes(jobs, dehazer, options, mask, progress)
+    return _outcomes(jobs, _Batch(dehazer, options, mask, progress))
 
 
-def _outcomes(
-    jobs: Sequence[Job],
-    dehazer: Dehazer,
-    options: Options,
-    mask: Mask | None,
-    progress: Callable[[Job, float], None] | None,
-) -> Iterator[Outcome]:
-    tidy: set[Path] = set()  # folders without what earlier runs left when they were killed
-    for job in jobs:
-        if job.problem or job.skip:
-            yield Outcome(job, skipped=job.skip, problem=job.problem)
-            continue
+@dataclass
+class _Batch:
+    """What all files have in common."""
+
+    dehazer: Dehazer
+    options: Options
+    mask: Mask | None
+    progress: Progress | None
+    tidy: set[Path] = field(default_factory=set)  # folders without what earlier runs left when they were killed
+
+    def prepare(self, missing: Sequence[Path]) -> None:
+        """The folders of these outputs."""
+        for folder in {path.parent for path in missing} - self.tidy:
+            folder.mkdir(parents=True, exist_ok=True)
+            images.remove_dead(folder)
+            self.tidy.add(folder)
+
+    def reporter(self, job: Job) -> Callable[[float], None] | None:
+        """Of the progress of one job."""
+        progress = self.progress
+        return None if progress is None else lambda fraction: progress(job, fraction)
+
+    def awaited(self, future: Future[R], what: str) -> R:
+        """The result of what goes on in the background, or an error that names it if that takes too long."""
+        limit = self.options.timeout
         try:
-            missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
-            if missing:
-                limited = films.checked(job, dehazer, options) if job.is_film else _checked(job, dehazer, options, mask)
-                if not options.dry_run:
-                    for folder in {path.parent for path in missing} - tidy:
-                        folder.mkdir(parents=True, exist_ok=True)
-                        images.remove_dead(folder)
-                        tidy.add(folder)
-                    if job.is_film:
-                        films.dehaze(job, limited, options, progress)
-                    else:
-                        _dehaze_file(job, missing, limited, options, mask, progress)
-                    if options.keep_time:
-                        status = job.source.stat()
-                        for path in missing:
-                            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-            outcome = Outcome(job, done=True) if missing else Outcome(job, skipped=Skip.THERE)
-        except images.ImageError as error:  # names its file
-            outcome = Outcome(job, problem=str(error))
-        except Exception as error:  # whatever it is, it is of this file, and the others are still to be done
-            reason = " ".join(str(error).split()) or type(error).__name__
-            outcome = Outcome(job, problem=images.printable(f"{job.source}: {reason}"))
+            return future.result(limit)
+        except TimeoutError:
+            if future.done():
+                raise  # its own
+            raise images.ImageError(images.printable(f"{what} takes longer than {limit:g} s; check the disk")) from None
+
+
+@dataclass
+class _Picture:
+    """A picture on its way."""
+
+    job: Job
+    missing: Sequence[Path]
+    header: images.Header
+    needs: pictures.Needs
+    batch: _Batch
+    reading: Future[tuple[images.Picture, float]] | None = None
+    picture: images.Picture | None = None
+    dehazed: pictures.Dehazed | None = None
+    writing: Future[tuple[None, float]] = field(default_factory=Future)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Begin to, if that was not done before."""
+        if self.reading is None:
+            path, limit = self.job.source, self.batch.options.max_pixels
+            self.reading = Future()
+            _in_background(self.reading, lambda: images.read(path, max_pixels=limit))
+
+    def load(self) -> None:
+        """Wait until it is read."""
+        self.read()
+        assert self.reading is not None
+        self.picture, self.seconds["read"] = self.batch.awaited(self.reading, f"{self.job.source}: reading it")
+        self.reading = None
+
+    def dehaze(self, memory: int | None) -> None:
+        """Do."""
+        picture, self.picture = self.picture, None
+        assert picture is not None
+        begin = time.perf_counter()
+        dehazer, report = self.batch.dehazer.limited(memory), self.batch.reporter(self.job)
+        self.dehazed = pictures.dehaze(self.job, picture, dehazer, self.batch.mask, self.missing, report)
+        self.seconds["dehaze"] = time.perf_counter() - begin
+
+    def write(self) -> None:
+        """Begin to."""
+        _in_background(self.writing, self._write)
+
+    def _write(self) -> None:
+        dehazed, self.dehazed = self.dehazed, None
+        assert dehazed is not None
+        self.batch.prepare(self.missing)
+        pictures.write(self.job, dehazed, self.missing, self.batch.options.quality)
+        if self.batch.options.keep_time:
+            _keep_time(self.job, self.missing)
+
+    def outcome(self) -> Outcome:
+        """When it is written."""
+        try:
+            _, self.seconds["write"] = self.batch.awaited(self.writing, f"{self.job.target}: writing it")
+        except Exception as error:
+            return _failed(self.job, error)
+        measured = Measured(self.header.width, self.header.height, dict(self.seconds), peak_bytes())
+        return Outcome(self.job, done=True, measured=measured)
+
+
+def _outcomes(jobs: Sequence[Job], batch: _Batch) -> Iterator[Outcome]:
+    behind: list[_Picture] = []  # at most one, which is written while the next one is dehazed
+    ahead: Outcome | _Picture | None = None  # has been looked at already
+    try:
+        for index, job in enumerate(jobs):
+            if job.is_film:
+                yield from _ended(behind)
+            current, ahead = ahead or _begun(job, batch), None
+            if isinstance(current, Outcome):
+                yield from _ended(behind)
+                yield current
+                continue
+            if index + 1 < len(jobs) and not jobs[index + 1].is_film:
+                ahead = _begun(jobs[index + 1], batch)
+            following = ahead if isinstance(ahead, _Picture) else None
+            memory, together = _share(batch.options.memory, behind, current, following)
+            if not together:
+                yield from _ended(behind)
+            try:
+                current.load()
+                if following and together:
+                    following.read()
+                current.dehaze(memory)
+            except Exception as error:
+                yield from _ended(behind)
+                yield _failed(job, error)
+            except BaseException:  # an interruption: it goes on when all that is done has been told
+                yield from _ended(behind)
+                raise
+            else:
+                yield from _ended(behind)
+                behind.append(current)  # first, so that an interruption finds it
+                current.write()
+        yield from _ended(behind)
+    finally:
+        for picture in behind:
+            if not picture.writing.cancel():  # it has begun
+                picture.outcome()
+
+
+def _ended(behind: list[_Picture]) -> Iterator[Outcome]:
+    """The outcome of the picture that is being written, if there is one, when it is."""
+    if behind:
+        outcome = behind[0].outcome()
+        behind.clear()
         yield outcome
 
 
-def _checked(job: Job, dehazer: Dehazer, options: Options, mask: Mask | None) -> Dehazer:
-    """The dehazer with the memory that the picture and the codecs leave it; an error if the job is known to fail."""
-    header = images.header(job.source, max_pixels=options.max_pixels)
-    format = images.SUFFIXES[job.target.suffix.lower()]
-    header.check_fits(job.target, format)
-    for path in job.outputs[1:]:
-        images.check_writable(path)
-    if mask:
-        mask.check(header)
-    if options.memory is None:
-        return dehazer
-    bound, held = parse_bytes(options.memory), _held_bytes(header) + (mask.bytes if mask else 0)
-    network = dehazer.least_memory(header.height, header.width) if dehazer.strength else 0
-    comparison = images.side_by_side_bytes(header) if job.compare else 0
-    transmission = images.haze_map_bytes(header) if job.transmission else 0
-    if job.transmission:
-        transmission += dehazer.transmission_memory(header.height, header.width)
-    least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison, transmission))
-    if mask:
-        least = max(mask.read_bytes, mask.bytes + least)
-    if least > bound:
-        raise MemoryBoundError(f"a picture of {header.width} x {header.height} pixels in a file", least, bound)
-    return dehazer.limited(bound - held)
+def _share(
+    bound: int | str | None, behind: Sequence[_Picture], current: _Picture, following: _Picture | None
+) -> tuple[int | None, bool]:
+    """What dehazing this picture may take of the bound on memory, and whether its neighbours go on beside it."""
+    if bound is None:
+        return None, True
+    bytes = parse_bytes(bound)
+    left = bytes - current.needs.held
+    beside = sum(picture.needs.held + picture.needs.writing for picture in behind)
+    beside += following.needs.reading if following else 0
+    together = beside <= NEIGHBOURS * bytes and current.needs.network <= left - beside
+    return (left - beside if together else left), together
 
 
-def _dehaze_file(
-    job: Job,
-    missing: Sequence[Path],
-    dehazer: Dehazer,
-    options: Options,
-    mask: Mask | None,
-    progress: Callable[[Job, float], None] | None,
-) -> None:
-    """Write the outputs that are missing."""
-    picture = images.read(job.source, max_pixels=options.max_pixels)
-    gaps = images.Gaps(picture) if picture.valid is not None or picture.alpha is not None else None
-    if gaps:
-        gaps.fill(picture.pixels)
-    valid = gaps.valid if gaps else None
-    space = images.colour_space(picture.metadata.icc)
-    seen = space.to_srgb(picture.pixels) if space else picture.pixels
-    pixels = dehazer(seen, progress=progress and (lambda fraction: progress(job, fraction)), valid=valid)
-    if job.transmission and job.transmission in missing:
-        transmission = dehazer.transmission(seen, pixels, valid=valid)
-        images.write(job.transmission, images.haze_map(picture, transmission, valid))
-        del transmission
-    if space:
-        space.bring_back(pixels, picture.pixels, seen)
-    del seen
-    if gaps:
-        gaps.restore(picture.pixels)
-        gaps.restore(pixels)
-    if mask:
-        mask.apply(picture.pixels, pixels)
-    result = replace(picture, pixels=pixels)
-    if job.target in missing:
-        images.write(job.target, result, format=images.SUFFIXES[job.target.suffix.lower()], quality=options.quality)
-    if job.compare and job.compare in missing:
-        images.write(job.compare, images.side_by_side(picture, result), format="JPEG")
+def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
+    """The outcome, where it is known without work, as that of a film, which is done here; else the picture to do."""
+    if job.problem or job.skip:
+        return Outcome(job, skipped=job.skip, problem=job.problem)
+    options, dehazer = batch.options, batch.dehazer
+    try:
+        missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
+        if not missing:
+            return Outcome(job, skipped=Skip.THERE)
+        if job.is_film:
+            limited = films.checked(job, dehazer, options)
+            if not options.dry_run:
+                batch.prepare(missing)
+                films.dehaze(job, limited, options, batch.progress)
+                if options.keep_time:
+                    _keep_time(job, missing)
+            return Outcome(job, done=True)
+        checking: Future[tuple[tuple[images.Header, pictures.Needs], float]] = Future()
+        _in_background(checking, lambda: pictures.checked(job, dehazer, options, batch.mask))
+        (header, needs), _ = batch.awaited(checking, f"{job.source}: reading it")
+        return Outcome(job, done=True) if options.dry_run else _Picture(job, missing, header, needs, batch)
+    except Exception as error:
+        return _failed(job, error)
 
 
-def _held_bytes(header: images.Header) -> int:
-    """Bytes of the picture before and after, and as the network sees it, which are there while the network runs."""
-    pixels = header.width * header.height * np.dtype(header.dtype).itemsize
-    converted = 3 if images.colour_space(header.metadata.icc) else 0
-    held = pixels * (3 + 3 + converted + (1 if header.channels in (2, 4) else 0) + len(header.bands))
-    return held + images.gaps_bytes(header)
+def _failed(job: Job, error: Exception) -> Outcome:
+    """Whatever it is, it is of this file, and the others are still to be done."""
+    if isinstance(error, images.ImageError):  # names its file
+        return Outcome(job, problem=str(error))
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return Outcome(job, problem=images.printable(f"{job.source}: {reason}"))
+
+
+def _in_background(future: Future[tuple[R, float]], work: Callable[[], R]) -> None:
+    """Set the result of a function, with the seconds that it takes, on a thread of its own.
+
+    On one that does not keep the process from ending, for a network folder may never answer. A caller that is interrupted
+    in here has the future, which then runs or can be cancelled.
+    """
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        begin = time.perf_counter()
+        try:
+            result = work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result((result, time.perf_counter() - begin))
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def _keep_time(job: Job, written: Sequence[Path]) -> None:
+    status = job.source.stat()
+    for path in written:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _is_there(path: Path) -> bool:

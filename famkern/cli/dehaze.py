@@ -15,7 +15,7 @@ from ..dehazer import SCALE, Dehazer
 from . import pipes
 from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
 from .pipes import PIPE
-from .report import Report
+from .report import Report, appended
 from .terminal import fail, log_to_terminal, progress_bar, wrong_usage
 
 
@@ -66,6 +66,13 @@ def dehaze(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what fails.")] = False,
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Append a line of JSON for each file to this file: sizes, times, memory, errors."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds that reading or writing a picture may take. Default: any.")
+    ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = images.MAX_PIXELS,
 ) -> None:
     """Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.
@@ -74,7 +81,7 @@ def dehaze(
     do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set.
     """
     log_to_terminal(quiet=quiet)
-    report = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)
+    told = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)
     with ExitStack() as stack:
         with wrong_usage():
             if output == PIPE and (compare or transmission or json or dry_run):
@@ -95,27 +102,30 @@ def dehaze(
                 dry_run=dry_run,
                 codec=codec,
                 crf=crf,
+                timeout=timeout,
             )
             streams = stack.enter_context(pipes.streams(inputs, output, format))
             jobs = batch.plan_jobs(streams.inputs, streams.output, recursive=recursive, options=options)
             at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
             dehazer = Dehazer(model, strength=strength, **at)  # type: ignore[arg-type]
+            if report is not None:
+                told.file = stack.enter_context(appended(report))
             bar = stack.enter_context(progress_bar(len(jobs), hidden=quiet))
             task = bar.add_task("", total=len(jobs), name="")
 
             def progress(job: batch.Job, fraction: float) -> None:
-                bar.update(task, completed=report.total + fraction, name=escape(images.printable(job.source.name)))
+                bar.update(task, completed=told.total + fraction, name=escape(images.printable(job.source.name)))
 
             outcomes = batch.dehaze_files(jobs, dehazer, options, progress)
         try:
             for outcome in outcomes:
-                report.add(
+                told.add(
                     outcome if outcome.problem is None else replace(outcome, problem=streams.named(outcome.problem))
                 )
-                bar.update(task, completed=report.total)
+                bar.update(task, completed=told.total)
         except KeyboardInterrupt:
             bar.stop()
-            fail(f"interrupted; {report.done} of {len(jobs)} pictures are done and kept", code=130)
-    report.close(output)
-    if report.failed:
+            fail(f"interrupted; {told.done} of {len(jobs)} pictures are done and kept", code=130)
+    told.close(output)
+    if told.failed:
         raise typer.Exit(1)

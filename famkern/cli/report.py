@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.markup import escape
 
@@ -16,13 +19,26 @@ from .terminal import complain, out
 HINTS = {Skip.THERE: "--overwrite replaces them"}
 
 
+@contextmanager
+def appended(path: Path) -> Iterator[TextIO]:
+    """A text file to add lines to; a ValueError if it cannot be written."""
+    try:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another file for the report") from error
+    with file:
+        yield file
+
+
 @dataclass
 class Report:
     """Counts outcomes, and tells of them; done, skipped and failed add up to all.
 
     quiet     of failures only
     json      of each file, a line of JSON on standard output: source, target, compare, transmission, status (done, skipped,
-              failed, or in a dry run to do) and reason
+              failed, or in a dry run to do) and reason; of pictures that were dehazed width, height, seconds by step,
+              megapixels a second of dehazing, and the process's peak of memory in bytes
+    file      the same lines, here
     dry_run   of each file, a line on standard output that says what would become of it
     silent    never on standard output, where a picture goes
     """
@@ -31,6 +47,7 @@ class Report:
     json: bool = False
     dry_run: bool = False
     silent: bool = False
+    file: TextIO | None = None
     done: int = 0
     failed: int = 0
     skips: Counter[Skip] = field(default_factory=Counter)
@@ -57,16 +74,11 @@ class Report:
                 self.formats[job.source.suffix.lower()] += 1
         if outcome.problem:
             complain(outcome.problem)
+        line = json.dumps(self._fields(outcome))
+        if self.file:
+            print(line, file=self.file, flush=True)
         if self.json:
-            paths = (
-                {"source": job.source, "target": job.target, "compare": job.compare, "transmission": job.transmission}
-                if outcome.done
-                else {}
-            )
-            fields = {name: str(path) for name, path in ({"source": job.source} | paths).items() if path}
-            status = "failed" if outcome.problem else "skipped" if outcome.skipped else self._verb
-            reason = outcome.problem or (outcome.skipped and outcome.skipped.value)
-            print(json.dumps(fields | {"status": status} | ({"reason": reason} if reason else {})), flush=True)
+            print(line, flush=True)
         elif self.dry_run and not self.quiet and not outcome.problem:
             what = f": skipped, {outcome.skipped.value}" if outcome.skipped else f" -> {job.target}"
             print(images.printable(f"{job.source}{what}"), flush=True)
@@ -81,6 +93,24 @@ class Report:
             out.print(escape(images.printable(f"{told} ({output})")), highlight=False, soft_wrap=True)
         elif noteworthy := [skip for skip in self.skips if skip is not Skip.THERE]:
             complain(f"skipped: {self._reasons(noteworthy)}")
+
+    def _fields(self, outcome: Outcome) -> dict[str, Any]:
+        """What a line of JSON says."""
+        job, took = outcome.job, outcome.measured
+        paths = {"source": job.source}
+        if outcome.done:
+            paths |= {name: path for name, path in job.named_outputs.items() if path}
+        reason = outcome.problem or (outcome.skipped and outcome.skipped.value)
+        fields: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+        fields["status"] = "failed" if outcome.problem else "skipped" if outcome.skipped else self._verb
+        if reason:
+            fields["reason"] = reason
+        if took:
+            speed = took.width * took.height / 1e6 / took.seconds["dehaze"]
+            seconds = {step: round(value, 4) for step, value in took.seconds.items()}
+            fields |= {"width": took.width, "height": took.height, "seconds": seconds}
+            fields |= {"megapixels_per_second": round(speed, 4), "peak_bytes": took.peak_bytes}
+        return fields
 
     @property
     def _verb(self) -> str:

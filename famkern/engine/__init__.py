@@ -21,7 +21,7 @@ from .graphs import Graphs, key_of
 from .line import Line, Map, Stage
 from .lowering import lower
 from .means import Averages
-from .memory import available_memory, format_bytes, parse_bytes
+from .memory import available_memory, format_bytes, parse_bytes, peak_bytes
 from .pixels import Pixels
 from .plan import MemoryBoundError, Plan, make_plan
 from .reduced import CarryPlan, ReducedPlan, plan_carry, plan_reduced, run_reduced, run_transmission
@@ -47,6 +47,7 @@ __all__ = [
     "lower",
     "make_plan",
     "parse_bytes",
+    "peak_bytes",
     "plan_carry",
     "plan_reduced",
     "run",

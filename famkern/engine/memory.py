@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,16 @@ def available_memory() -> int:
     """Bytes that this process can still allocate: the machine's, or its control group's if that is less."""
     headroom = _cgroup_headroom(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     return min([psutil.virtual_memory().available, *headroom])
+
+
+def peak_bytes() -> int:
+    """Resident memory of this process at its greatest so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows lacks
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _cgroup_headroom(membership: Path, root: Path) -> list[int]:
