@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format docs fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
+.PHONY: demo test lint format docs fuzz bench native instructions cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -18,6 +18,7 @@ help:
 	@echo "make format   let ruff and clang-format rewrite the sources"
 	@echo "make docs     build the site in build/site"
 	@echo "make native   test the C++ kernels without torch, on every instruction set of this machine"
+	@echo "make instructions  count what each stage of the AVX2 kernels executes, and compare with the record"
 	@echo "make cross    the same for aarch64, under an emulator"
 	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
 	@echo "make sanitize test the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -69,6 +70,10 @@ native: build
 	@mkdir -p build/native
 	$(CXX) -O2 $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o build/native/test
 	build/native/test
+
+# ... what each stage executes there, counted by valgrind, beside tests/native/instructions.json (anew: RECORD=--record) ...
+instructions: native
+	$(BIN)/python tests/native/instructions.py build/native/test $(RECORD)
 
 # ... and a part of that compiled for aarch64, under an emulator.
 CROSS    := aarch64-linux-gnu-g++

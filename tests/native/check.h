@@ -20,6 +20,7 @@ void test_stages();
 void test_convolution();
 void test_affinity();
 void test_scale();
+void run_counted();
 
 inline int checks = 0, failures = 0;
 
