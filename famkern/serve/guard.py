@@ -29,8 +29,8 @@ UPLOAD = f"{API}/upload"
 JOIN = f"{API}/queue/join"
 # What the page asks for.
 GETS = re.compile(
-    r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static|svelte)/.+"
-    rf"|{API}/(info|startup-events|queue/data|heartbeat/\w+|file=.+)"
+    r"/|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static)/.+"
+    rf"|{API}/(queue/data|heartbeat/\w+|file=.+)"
 )
 POSTS = re.compile(f"{UPLOAD}|{JOIN}")
 JOIN_BYTES = 64 * 1024  # of a request that only names a picture and how to dehaze it

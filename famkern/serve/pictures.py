@@ -67,18 +67,12 @@ def dehaze(
         raise PictureError(
             f"{upload.name}: is a film, and this page is for pictures; use famkern dehaze on the command line"
         )
-    if model not in choices():
+    if not isinstance(model, str) or model not in choices():
         raise PictureError(f"{upload.name}: there is no model {model!r} here; choose one of {', '.join(choices())}")
     try:
-        dehazer = Dehazer(
-            model,
-            strength=strength,
-            device=settings.device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            scale=scale,
-        )
-    except (ValueError, TypeError) as error:
+        dehazer = _packed(model, settings.device, settings.dtype, settings.threads)
+        dehazer = dehazer.adjusted(strength=strength, scale=scale)
+    except ValueError as error:
         raise PictureError(f"{upload.name}: {error}") from error
     earlier = [path for path in upload.parent.iterdir() if path.is_dir()]
     folder = drawn(upload.parent)
@@ -90,6 +84,12 @@ def dehaze(
     for path in earlier:
         remove(path)
     return result
+
+
+@cache
+def _packed(model: str, device: str | None, dtype: str | None, threads: int | None) -> Dehazer:
+    """Weights that are loaded and packed, which takes longer than dehazing a small picture."""
+    return Dehazer(model, device=device, dtype=dtype, threads=threads)
 
 
 def _dehaze(

@@ -61,14 +61,15 @@ def _open(settings: Settings) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        problem = (error.strerror or str(error)).lower()
+        # A host that is none has numbers of its own.
+        problem = str(error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)).lower()
         raise ValueError(f"{at}: cannot be listened on ({problem}); choose others with --host and --port") from None
 
 
 def _server(settings: Settings, listening: socket.socket, folder: Path) -> Server:
+    import gradio
     import uvicorn
     from fastapi import FastAPI
-    from gradio.routes import mount_gradio_app
 
     from .guard import Guard
     from .page import CSS, page, theme
@@ -92,7 +93,7 @@ def _server(settings: Settings, listening: socket.socket, folder: Path) -> Serve
         return guard.stopped.is_set() or session.is_left()
 
     inner.router.routes.extend(routes(guard.session_of, settings))
-    mount_gradio_app(
+    gradio.mount_gradio_app(
         inner,
         page(settings, guard.session_of, stopped),
         path="/",

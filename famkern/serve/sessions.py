@@ -3,8 +3,8 @@
 FOLDER/SESSION/UPLOAD/NAME              a picture as it came
 FOLDER/SESSION/UPLOAD/RESULT/NAME       dehazed, and what the page shows of it beside; a new result takes its place
 
-SESSION, UPLOAD and RESULT are drawn at random. The key of a session is not the name of its folder: who knows a path, which is
-in every link, does not have the key, which is in a cookie.
+SESSION, UPLOAD and RESULT are drawn at random. The key of a session is not the name of its folder: who knows a path, which
+is in every link, does not have the key, which is in a cookie.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Session:
     folder: Path
     requests: int = 0  # in progress; an open page always has one
     seen: float = field(default_factory=time.monotonic)  # when one began or ended last
+    uploads: list[Path] = field(default_factory=list)  # folders, the oldest first
 
     def find(self, path: str) -> Path | None:
         """The file of this session that `path` is; None for anything else."""
@@ -56,24 +57,22 @@ class Session:
 
     def take(self, name: str, file: BinaryIO) -> Path:
         """Keep an uploaded file, in place of the oldest if there are many."""
-        uploads = sorted(self._folders(), key=lambda path: path.stat().st_ctime_ns)
-        for old in uploads[: len(uploads) + 1 - UPLOADS]:
-            remove(old)
         path = drawn(self.folder) / safe_name(name)
+        self.uploads.append(path.parent)
+        while len(self.uploads) > UPLOADS:
+            remove(self.uploads.pop(0))
         with path.open("wb") as kept:
             shutil.copyfileobj(file, kept, 1 << 20)
         return path
 
     def remove_older(self, seconds: float) -> None:
-        """Remove the uploads of before so many seconds, and their results."""
+        """Remove the uploads to which nothing was added for so many seconds, and their results."""
         limit = time.time() - seconds
-        for path in self._folders():
-            with contextlib.suppress(OSError):  # gone meanwhile
+        for path in list(self.uploads):
+            with contextlib.suppress(OSError, ValueError):  # it made room meanwhile
                 if path.stat().st_ctime < limit:
+                    self.uploads.remove(path)
                     remove(path)
-
-    def _folders(self) -> list[Path]:
-        return list(self.folder.iterdir()) if self.folder.exists() else []
 
 
 class Sessions:

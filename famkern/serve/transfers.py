@@ -7,9 +7,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from .guard import FILE, UPLOAD
@@ -26,20 +25,20 @@ def routes(session_of: Callable[[Any], Session | None], settings: Settings) -> l
         async with request.form(max_files=1, max_fields=4) as form:
             file = form.get("files")
             if session is None or not isinstance(file, UploadFile):
-                raise HTTPException(400, "no file")
+                return PlainTextResponse("no file", 400)
             if (file.size or 0) > settings.upload_bytes:
-                raise HTTPException(413, f"a file over {settings.max_upload}: the limit of this page")
+                return PlainTextResponse(f"a file over {settings.max_upload}: the limit of this page", 413)
             try:
                 path = await run_in_threadpool(session.take, file.filename or "", file.file)
             except OSError as error:
-                raise HTTPException(507, f"cannot be kept ({error.strerror}); try again later") from error
+                return PlainTextResponse(f"cannot be kept ({error.strerror}); try again later", 507)
         return JSONResponse([str(path)])
 
     async def download(request: Request) -> Response:
         session = session_of(request)
         path = session.find(request.path_params["path"]) if session else None
         if path is None:
-            raise HTTPException(404, "this file is not here, or no longer")
+            return PlainTextResponse("this file is not here, or no longer", 404)
         shown = path.parent.name == PREVIEW
         return FileResponse(
             path,
