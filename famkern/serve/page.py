@@ -116,7 +116,7 @@ def _nothing() -> None:
 
 
 def _error(line: str) -> gr.Error:
-    return gr.Error(html.escape(line, quote=False), duration=None, title="Not done", print_exception=False)
+    return gr.Error(html.escape(line, quote=False), duration=None, print_exception=False)
 
 
 def _button(target: Path) -> Any:
