@@ -74,13 +74,11 @@ class Dehazer:
         window: int | None = None,
         scale: int | str = SCALE,
     ) -> None:
-        if not is_real(strength) or not 0 <= strength <= 2:
-            raise ValueError(f"strength is a number from 0 to 2, not {strength!r}")
+        self.strength = _parse_strength(strength)
         if threads is not None and not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
             raise ValueError(f"threads is a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(model, (str, os.PathLike, nn.Module)) or model == "":
             raise TypeError(f"model is a name, a path or a network of the student family, not {model!r}")
-        self.strength = float(strength)
         self.device = _parse_device(device)
         self.dtype = _parse_dtype(dtype)
         self.memory = None if memory is None else engine.parse_bytes(memory)
@@ -254,6 +252,13 @@ class Dehazer:
         """The same, sharing the packed weights, with another bound on memory."""
         other = self.__copy__()
         other.memory = None if memory is None else engine.parse_bytes(memory)
+        return other
+
+    def adjusted(self, *, strength: float, scale: int | str) -> Dehazer:
+        """The same, sharing the packed weights, with another strength and scale; errors as for a new one."""
+        other = self.__copy__()
+        other.strength, other.scale = _parse_strength(strength), _parse_scale(scale)
+        other._graphs = engine.Graphs()  # which hold a strength and a scale
         return other
 
     def least_memory(self, height: int, width: int) -> int:
@@ -514,6 +519,12 @@ def _parse_device(device: str | torch.device | None) -> torch.device | None:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {str(device)!r}')
     return device
+
+
+def _parse_strength(strength: float) -> float:
+    if not is_real(strength) or not 0 <= strength <= 2:
+        raise ValueError(f"strength is a number from 0 to 2, not {strength!r}")
+    return float(strength)
 
 
 def _parse_scale(scale: int | str) -> int | str:

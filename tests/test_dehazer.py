@@ -175,6 +175,16 @@ def test_strength_blends(student, kind):
     assert (half.double() - (image.double() + full.double()) / 2).abs().max() <= tolerance
 
 
+def test_adjusted_is_a_new_one_with_the_weights_of_this(dehazer, student):
+    image = torch.rand(3, 40, 50)
+    other = dehazer.adjusted(strength=1.3, scale=2)
+    assert torch.equal(other(image), famkern.Dehazer(student, strength=1.3, scale=2)(image))
+    assert (dehazer.strength, dehazer.scale) == (1, 1)
+    for wrong in ({"strength": 3, "scale": 1}, {"strength": 1, "scale": 9}):
+        with pytest.raises(ValueError, match=r"strength is a number|scale is a whole number"):
+            dehazer.adjusted(**wrong)
+
+
 @pytest.mark.parametrize("strength", [1.25, 2])
 @pytest.mark.parametrize("bound", [None, "64MiB"])
 def test_strength_above_1_goes_on_from_the_clamped_output(student, strength, bound):

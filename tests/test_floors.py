@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 # room -> rooms that it may import, besides itself
 FLOORS = {
     "__main__": {"cli"},
-    "cli": {"batch", "bench", "dehazer", "export", "models", "images", "ops", "training", "engine", "video"},
+    "cli": {"batch", "bench", "dehazer", "export", "models", "images", "ops", "training", "engine", "serve", "video"},
+    "serve": {"batch", "dehazer", "engine", "images", "models", "ops"},
     "batch": {"dehazer", "engine", "images", "video"},
     "video": {"dehazer", "images"},
     "bench": {"dehazer", "export", "images", "models", "ops"},

@@ -22,6 +22,7 @@ COMMANDS = {
     "synthesize": "Make hazy pictures as training does, but none without haze: OUT/hazy, OUT/clear, OUT/transmission "
     "(16-bit grey).",
     "export": "Write a network as ONNX, or as a program of torch.export, for programs that run without famkern.",
+    "serve": "Offer a web page that removes haze from pictures, on this machine unless --host says otherwise.",
     "train": "Train networks from photographs.",
 }
 

@@ -8,7 +8,7 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 """
 
 from .colour_space import ColourSpace, colour_space
-from .compare import side_by_side, side_by_side_bytes
+from .compare import halves, side_by_side, side_by_side_bytes
 from .files import ADVICE, check_writable, remove_dead, replacing
 from .gaps import Gaps, gaps_bytes
 from .haze_map import haze_map, haze_map_bytes
@@ -51,6 +51,7 @@ __all__ = [
     "colour_space",
     "fault",
     "gaps_bytes",
+    "halves",
     "haze_map",
     "haze_map_bytes",
     "header",

@@ -41,6 +41,12 @@ def side_by_side(before: Picture, after: Picture) -> Picture:
     )
 
 
+def halves(both: Samples) -> tuple[Samples, Samples]:
+    """The pixels of side_by_side(), (H, 2 * W + gap, 3), as those of before and after, (H, W, 3) each."""
+    width = (both.shape[1] - GAP) // 2
+    return np.ascontiguousarray(both[:, :width]), np.ascontiguousarray(both[:, -width:])
+
+
 def side_by_side_bytes(header: Header) -> int:
     """Upper bound, in bytes, of what making and writing this comparison as JPEG needs beside the two pictures."""
     width, height = min(2 * header.width, LONG_SIDE), min(header.height, LONG_SIDE)

@@ -152,7 +152,7 @@ def test_the_command_prints_a_table_and_writes_its_files(command, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "u-indoor, 24 x 40" in result.output
-    psnr = re.escape(f"{bench.quality.MEASURED['u-indoor'][2]:.2f} dB")
+    psnr = re.escape(f"{MEASURED['u-indoor'][2]:.2f} dB")
     assert re.search(rf"famkern, scale 2 +\d+ ms +\d+ % +\d+\.\d\d x +{psnr}", result.output)
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.md", "a.png"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from famkern.images import Metadata, Picture, read, side_by_side, write
+from famkern.images import Metadata, Picture, halves, read, side_by_side, write
 
 WHITE = {np.uint8: 255, np.uint16: 65535, np.float32: 1}
 
@@ -22,6 +22,9 @@ def test_small_pictures_stand_beside_each_other_as_they_are(picture, height, wid
     eight_bit = np.rint(before.pixels.astype(np.float64) * 255 / WHITE[dtype])
     assert np.array_equal(both.pixels[:, :width], eight_bit)
     assert np.abs(both.pixels[:, -width:] - (255 - eight_bit)).max() <= 1
+    first, second = halves(both.pixels)
+    assert np.array_equal(first, both.pixels[:, :width])
+    assert np.array_equal(second, both.pixels[:, -width:])
     gap = both.pixels[:, width:-width]
     assert (gap == gap[0, 0, 0]).all()
     assert 64 < gap[0, 0, 0] < 192
