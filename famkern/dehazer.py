@@ -179,7 +179,7 @@ class Dehazer:
 
         Args:
             source: gives slices of rows as NumPy arrays, `source[start:stop]`, and has `shape`, (H, W, 3), and
-                `dtype`: a memory map, an array of Zarr, a data set of HDF5. Rows are read twice, from the first to the last.
+                `dtype`: a memory map, an array of Zarr, a data set of HDF5. Rows are read twice, in their order.
             sink: takes them, `sink[start:stop] = rows`, from the first to the last; of the same shape and dtype.
             progress, valid: as for a call; `valid` may be like `source`, (H, W) of bools.
 
@@ -289,6 +289,17 @@ class Dehazer:
     def transmission_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, for `transmission` of a picture of this size, on the default device."""
         return self._least_need(self._transmission_plan, height, width)
+
+    def spilled_bytes(self, height: int, width: int) -> int:
+        """Bytes on disk that the maps of a picture of this size take, on the default device, within the bound on memory.
+
+        Raises:
+            MemoryBoundError: as a call.
+        """
+        device = self._default_device()
+        with threads.use(self.threads):
+            plan = self._plan(height, width, device, self.memory)
+        return engine.spilled_bytes(plan.network if isinstance(plan, engine.ReducedPlan) else plan, device)
 
     def _least_need(self, plan: Callable[..., engine.Plan | engine.CarryPlan], height: int, width: int) -> int:
         with threads.use(self.threads):  # each has memory to work in

@@ -28,6 +28,7 @@ from .pixels import Picture, Pixels, Rows
 from .plan import MemoryBoundError, Plan, make_plan
 from .reduced import CarryPlan, ReducedPlan, plan_carry, plan_reduced, run_reduced, run_transmission
 from .run import Sink, Source, run
+from .storage import spilled_bytes
 
 __all__ = [
     "Averages",
@@ -60,4 +61,5 @@ __all__ = [
     "run_transmission",
     "spill_folder",
     "spilled_arrays",
+    "spilled_bytes",
 ]

@@ -9,8 +9,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}  # file systems that would put what i
 
 
 class SpillFile:
-    """So many bytes in a file.
+    """So many bytes in a file, until it is closed or nobody refers to it.
 
     Args:
         folder: on a real disk, see `spill_folder`.
@@ -36,22 +36,15 @@ class SpillFile:
     def __init__(self, folder: Path, size: int) -> None:
         # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
         self._file: Any = tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0)  # noqa: SIM115
+        self.close = weakref.finalize(self, self._file.close)
         if hasattr(os, "posix_fallocate"):  # elsewhere a disk that fills up meanwhile shows when it is written
-            try:
-                os.posix_fallocate(self._file.fileno(), 0, max(1, size))
-            except OSError:
-                self.close()
-                raise
+            os.posix_fallocate(self._file.fileno(), 0, max(1, size))
 
     def __enter__(self) -> SpillFile:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Give the room back."""
-        self._file.close()
 
     def read(self, place: int, view: memoryview) -> None:
         """Fill a view of bytes with those from `place` on."""
@@ -100,12 +93,11 @@ class SpilledArray:
 
 
 def _bytes_of(band: np.ndarray) -> memoryview:
-    return memoryview(band.reshape(-1).view(np.uint8))
+    return band.reshape(-1).view(np.uint8).data
 
 
-@contextmanager
-def spilled_arrays(size: int) -> Iterator[Callable[[Sequence[int], DTypeLike], SpilledArray]]:
-    """What makes arrays on disk, as numpy.empty does in memory, until the block ends.
+def spilled_arrays(size: int) -> Callable[[Sequence[int], DTypeLike], SpilledArray]:
+    """What makes arrays on disk, from shape and dtype, as numpy.empty does in memory.
 
     Args:
         size: bytes of all of them and of what else will be spilled meanwhile.
@@ -114,13 +106,11 @@ def spilled_arrays(size: int) -> Iterator[Callable[[Sequence[int], DTypeLike], S
         OSError: if no folder on a real disk has room for so much.
     """
     folder = spill_folder(size)
-    with ExitStack() as files:
 
-        def empty(shape: Sequence[int], dtype: DTypeLike) -> SpilledArray:
-            file = SpillFile(folder, math.prod(shape) * np.dtype(dtype).itemsize)
-            return SpilledArray(files.enter_context(file), shape, dtype)
+    def empty(shape: Sequence[int], dtype: DTypeLike) -> SpilledArray:
+        return SpilledArray(SpillFile(folder, math.prod(shape) * np.dtype(dtype).itemsize), shape, dtype)
 
-        yield empty
+    return empty
 
 
 def spill_folder(size: int) -> Path:

@@ -65,7 +65,12 @@ class Pixels:
         if isinstance(self.array, Tensor):
             return self.array if self.array.device == device and self.array.dtype in reduced.DEPTHS else None
         array = self.array
-        if not isinstance(array, np.ndarray) or device.type != "cpu" or not array.dtype.isnative or min(array.strides) < 0:
+        if (
+            not isinstance(array, np.ndarray)
+            or device.type != "cpu"
+            or not array.dtype.isnative
+            or min(array.strides) < 0
+        ):
             return None
         if not self._depth_is_read() or any(step % array.itemsize for step in array.strides):
             return None

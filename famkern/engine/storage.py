@@ -162,6 +162,12 @@ class SpillStorage(Storage):
         self.file.write(self.plan.byte(name, start), self._bytes_of(band.cpu()))
 
 
+def spilled_bytes(plan: Plan, device: torch.device) -> int:
+    """Bytes of the maps if they go to a file, else 0."""
+    on_host = device.type == "cuda" and plan.pinned_bytes <= available_memory() // 2
+    return plan.map_bytes if plan.spill and not on_host else 0
+
+
 @contextmanager
 def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | HostStorage | SpillStorage]:
     """The storage that the plan asks for; whatever happens, its memory or disk space can be had again.
@@ -169,9 +175,8 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
     Raises:
         OSError: if no folder on a real disk has room for the maps, before anything is computed.
     """
-    on_host = plan.spill and device.type == "cuda" and plan.pinned_bytes <= available_memory() // 2
-    if on_host or not plan.spill:
-        storage = HostStorage(plan, device, streams_of(device)) if on_host else RamStorage(plan, device)
+    if not spilled_bytes(plan, device):
+        storage = HostStorage(plan, device, streams_of(device)) if plan.spill else RamStorage(plan, device)
         try:
             yield storage
         finally:

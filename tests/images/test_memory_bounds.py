@@ -81,7 +81,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bounds")
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), json.dumps(CASES)]
     # Large blocks go back to the system at once, so that a peak is not hidden in what an earlier step left behind.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
     return folder, json.loads(done.stdout)
 
@@ -97,7 +97,7 @@ def test_peaks_stay_below_the_bounds(measured, source, size, dtype, channels, ta
     for step, peak in peaks[source].items():
         # Half of the allowance for small things is in reserve, so that it does not hide an array.
         assert peak <= bounds[step] - WORKSPACE_BYTES // 2, step
-        assert bounds[step] <= 1.5 * peak + WORKSPACE_BYTES, step
+        assert bounds[step] <= 1.5 * peak + 1.25 * WORKSPACE_BYTES, step
 
 
 def test_the_bounds_of_a_small_picture_are_small(tmp_path, picture):
