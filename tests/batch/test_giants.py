@@ -13,6 +13,7 @@ import torch
 import famkern
 from famkern import images
 from famkern.batch import Options, dehaze_files, pictures, plan_jobs
+from famkern.cli.report import Report
 from famkern.engine import disk, spilled_arrays
 from famkern.images import segments
 from famkern.models import Student
@@ -197,6 +198,16 @@ class TestBound:
         outcome = run("out", memory="50MiB", **options)
         assert "needs a memory bound of at least" in outcome.problem
         assert not giants
+
+    def test_a_dry_run_says_how_much_disk_it_takes(self, tmp_path, run, capsys):
+        outcome = run(memory="50MiB", dry_run=True)
+        assert outcome.done
+        assert 36e6 <= outcome.disk <= 50e6
+        Report(dry_run=True).add(outcome)
+        assert "out.tif (" in (line := capsys.readouterr().out)
+        assert line.endswith(" MiB on disk meanwhile)\n")
+        assert run(dry_run=True).disk == 0
+        assert not (tmp_path / "out.tif").exists()
 
     def test_no_room_on_disk_is_said_before(self, run, giants, monkeypatch):
         monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**7}))
