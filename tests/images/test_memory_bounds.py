@@ -80,8 +80,8 @@ def measured(tmp_path_factory):
     """The folder with the source files, and the peaks by source and step."""
     folder = tmp_path_factory.mktemp("bounds")
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), json.dumps(CASES)]
-    # Large blocks go back to the system at once, so that a peak is not hidden in what an earlier step left behind.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
+    # What is freed goes back to the system, so that a peak is not hidden in what an earlier step left behind.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
     return folder, json.loads(done.stdout)
 
