@@ -165,6 +165,32 @@ class Dehazer:
             return self._dehaze_tensor(image, progress, valid)
         raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
 
+    def stream(
+        self,
+        source: engine.Rows,
+        sink: engine.Rows,
+        *,
+        progress: Callable[[float], None] | None = None,
+        valid: np.ndarray | engine.Rows | None = None,
+    ) -> None:
+        """Remove haze from a picture that need not be in memory, nor its result.
+
+        Args:
+            source: gives slices of rows as NumPy arrays, `source[start:stop]`, and has `shape`, (H, W, 3), and
+                `dtype`: a memory map, an array of Zarr, a data set of HDF5. Rows are read twice, in their order.
+            sink: takes them, `sink[start:stop] = rows`, from the first to the last; of the same shape and dtype.
+            progress, valid: as for a call; `valid` may be like `source`, (H, W) of bools.
+
+        The bits are those of a call. `memory` bounds what is allocated beyond source and sink.
+
+        Raises:
+            TypeError, ValueError, MemoryBoundError, OSError: as a call; also where sink and source differ.
+        """
+        _check_array(source, dims=(3,))
+        if tuple(source.shape) != tuple(sink.shape) or source.dtype != sink.dtype:
+            raise ValueError(f"the sink is {sink.dtype} {sink.shape}, but the source is {source.dtype} {source.shape}")
+        self._run(source, sink, self._default_device(), progress, _check_valid(valid, source.shape))
+
     def frame(
         self, frame: np.ndarray, means: Mapping[str, Tensor] | None = None, *, weight: float = 1.0
     ) -> tuple[np.ndarray, dict[str, Tensor]]:
@@ -269,6 +295,17 @@ class Dehazer:
         """The least bound on memory, in bytes, for `transmission` of a picture of this size, on the default device."""
         return self._least_need(self._transmission_plan, height, width)
 
+    def spilled_bytes(self, height: int, width: int) -> int:
+        """Bytes on disk that the maps of a picture of this size take, on the default device, within the bound on memory.
+
+        Raises:
+            MemoryBoundError: as a call.
+        """
+        device = self._default_device()
+        with threads.use(self.threads):
+            plan = self._plan(height, width, device, self.memory)
+        return engine.spilled_bytes(plan.network if isinstance(plan, engine.ReducedPlan) else plan, device)
+
     def _least_need(self, plan: Callable[..., engine.Plan | engine.CarryPlan], height: int, width: int) -> int:
         with threads.use(self.threads):  # each has memory to work in
             try:
@@ -320,19 +357,19 @@ class Dehazer:
 
     def _run(
         self,
-        before: Tensor | np.ndarray,
-        after: Tensor | np.ndarray,
+        before: engine.Picture,
+        after: engine.Picture,
         device: torch.device,
         progress: Callable[[float], None] | None,
-        valid: Map | None,
+        valid: engine.Picture | None,
         averages: engine.Averages | None = None,
     ) -> None:
         """Dehaze one picture (H, W, 3) into another of the same size and dtype."""
         if self.strength == 0:
-            checks = engine.Checks(device)
-            engine.Pixels(before).check(checks)
+            source, checks = engine.Pixels(before), engine.Checks(device)
+            source.check(checks)
             checks.look()
-            after[...] = before  # type: ignore[assignment]
+            source.copy_to(engine.Pixels(after))
             if progress:
                 progress(1.0)
             return
@@ -344,7 +381,7 @@ class Dehazer:
                 return
             plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
 
-            def compute(before: Tensor | np.ndarray, after: Tensor | np.ndarray) -> engine.Checks:
+            def compute(before: engine.Picture, after: engine.Picture) -> engine.Checks:
                 return self._compute(before, after, plan, device, progress, valid, averages)
 
             if key and plan.whole:
@@ -354,12 +391,12 @@ class Dehazer:
 
     def _compute(
         self,
-        before: Tensor | np.ndarray,
-        after: Tensor | np.ndarray,
+        before: engine.Picture,
+        after: engine.Picture,
         plan: engine.Plan | engine.ReducedPlan,
         device: torch.device,
         progress: Callable[[float], None] | None,
-        valid: Map | None,
+        valid: engine.Picture | None,
         averages: engine.Averages | None,
     ) -> engine.Checks:
         """Start the run on a GPU, and do it on a CPU; returns what must hold for it to be right."""
@@ -487,20 +524,20 @@ def _check_tensor(image: Tensor, dims: tuple[int, ...]) -> None:
         raise ValueError(f"a tensor image has the shape {shapes}, not {tuple(image.shape)}")
 
 
-def _check_array(image: np.ndarray, dims: tuple[int, ...]) -> None:
+def _check_array(image: np.ndarray | engine.Rows, dims: tuple[int, ...]) -> None:
     if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
         raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
-    if image.ndim not in dims or image.shape[-1] != 3 or 0 in image.shape:
+    if len(image.shape) not in dims or image.shape[-1] != 3 or 0 in image.shape:
         shapes = " or ".join({3: "(H, W, 3)", 4: "(B, H, W, 3)"}[dim] for dim in dims)
         raise ValueError(f"a NumPy image has the shape {shapes}, not {image.shape}")
 
 
-def _check_valid(valid: Map | None, size: Sequence[int]) -> Map | None:
+def _check_valid(valid: Any, size: Sequence[int]) -> Any:
     """The map of valid pixels of a picture of this size (H, W)."""
     if valid is None:
         return None
-    if not isinstance(valid, (Tensor, np.ndarray)) or valid.dtype not in (torch.bool, np.dtype(bool)):
-        given = getattr(valid, "dtype", type(valid).__name__)
+    given = getattr(valid, "dtype", type(valid).__name__)
+    if given not in (torch.bool, np.dtype(bool)):
         raise TypeError(f"valid is a tensor or NumPy array of bools, not {given}")
     if tuple(valid.shape) != tuple(size[:2]):
         raise ValueError(f"valid has the shape {tuple(valid.shape)}, but this picture has {tuple(size[:2])}")

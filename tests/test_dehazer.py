@@ -380,6 +380,44 @@ def test_threads_are_set_for_the_call_alone(student):
     assert torch.get_num_threads() == before
 
 
+class InRows:
+    """Gives and takes slices of rows, as a data set of HDF5 does, and nothing else."""
+
+    def __init__(self, array):
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        return self._array[rows].copy()
+
+    def __setitem__(self, rows, values):
+        self._array[rows] = values
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": 2}, {"strength": 0.5}, {"strength": 0}, {"scale": 2, "strength": 1.5}]
+)
+@pytest.mark.parametrize("dtype", [np.uint8, ">u2", np.float16, np.float32])
+def test_a_picture_is_streamed_to_the_same_bits(student, dtype, options):
+    image = np.random.default_rng(0).random((45, 38, 3))
+    hazy = image.astype(dtype) if np.dtype(dtype).kind == "f" else (image * np.iinfo(dtype).max).astype(dtype)
+    clear, valid = np.zeros_like(hazy), image[..., 0] > 0.3
+    dehazer = famkern.Dehazer(student, **options)
+    dehazer.limited(dehazer.least_memory(45, 38)).stream(InRows(hazy), InRows(clear), valid=InRows(valid))
+    assert np.array_equal(clear, dehazer(hazy, valid=valid))
+
+
+def test_a_stream_is_of_one_shape_and_dtype(student):
+    dehazer, hazy = famkern.Dehazer(student), np.zeros((9, 7, 3), np.uint8)
+    for sink in (np.zeros((9, 8, 3), np.uint8), np.zeros((9, 7, 3), np.uint16)):
+        with pytest.raises(ValueError, match="the sink is"):
+            dehazer.stream(hazy, sink)
+    with pytest.raises(ValueError, match="has the shape"):
+        dehazer.stream(hazy[..., 0], hazy[..., 0])
+    with pytest.raises(TypeError, match="int32"):
+        dehazer.stream(hazy.astype(np.int32), hazy.astype(np.int32))
+
+
 def test_a_memory_bound_changes_nothing_but_memory(student):
     image = torch.rand(3, 300, 200)
     expected = famkern.Dehazer(student)(image)

@@ -104,7 +104,7 @@ def test_without_what_only_linux_has_pictures_are_dehazed_all_the_same(tmp_path)
         import famkern.cli
         from famkern import engine
 
-        engine.storage.IN_MEMORY = set()
+        engine.disk.IN_MEMORY = set()
         picture = np.random.default_rng(0).integers(0, 256, (41, 30, 3), dtype=np.uint8)
         whole = famkern.dehaze(picture)
         least = famkern.Dehazer().least_memory(41, 30)

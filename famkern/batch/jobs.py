@@ -138,7 +138,8 @@ class Measured:
 class Outcome:
     """What became of a job: exactly one of done, skipped and failed (then `problem` is one line that names the file).
 
-    In a dry run, done means that nothing speaks against it. `measured` is there for pictures that were dehazed.
+    In a dry run, done means that nothing speaks against it, and `disk` are the bytes that spill files would take meanwhile.
+    `measured` is there for pictures that were dehazed.
     """
 
     job: Job
@@ -146,6 +147,7 @@ class Outcome:
     skipped: Skip | None = None
     problem: str | None = None
     measured: Measured | None = None
+    disk: int = 0
 
 
 def comparison(target: Path) -> Path:

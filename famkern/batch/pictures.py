@@ -1,6 +1,9 @@
 """A picture as a job of a batch, in four steps: checked, read, dehazed, written.
 
-Reading and writing may go on beside another picture's dehazing; see running.py.
+    file --read--> hazy --to_srgb--> seen --network--> clear --bring_back, restore, apply--> clear --write--> file
+
+Reading and writing may go on beside another picture's dehazing; see running.py. Where the pixels of a TIFF do not fit the
+bound on memory, all these arrays lie in files on disk, and rows of them pass through memory: the same steps, the same bits.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import torch
 
 from .. import images
 from ..dehazer import Dehazer
-from ..engine import MemoryBoundError, parse_bytes
+from ..engine import MemoryBoundError, parse_bytes, spill_folder, spilled_arrays
 from .jobs import Job, Options
 from .mask import Mask
+
+NETWORK_ROWS = 64  # of a picture in files, which are read and written beside the network, at most
 
 logger = logging.getLogger("famkern")
 
@@ -26,16 +31,20 @@ logger = logging.getLogger("famkern")
 class Needs:
     """What a picture takes, in bytes.
 
-    held     the picture before and after, which are there from dehazing to writing
+    held     the picture before and after, which are there from dehazing to writing; or the rows of them that are
     network  what dehazing takes at least, beside these
     reading  the peak of reading, the picture included
     writing  what writing takes, beside what is held
+    in_files whether the picture is on disk, not in memory
+    disk     what spill files take: the network's maps, and the picture if it is there
     """
 
     held: int
     network: int
     reading: int
     writing: int
+    in_files: bool = False
+    disk: int = 0
 
     @property
     def least(self) -> int:
@@ -68,12 +77,34 @@ def checked(job: Job, dehazer: Dehazer, options: Options, mask: Mask | None) -> 
         network = max(network, estimate + dehazer.transmission_memory(header.height, header.width))
         writing += estimate
     needs = Needs(_held_bytes(header) + (mask.bytes if mask else 0), network, header.read_bytes, writing)
-    if options.memory is not None:
-        bound = parse_bytes(options.memory)
-        least = max(mask.read_bytes, mask.bytes + needs.least) if mask else needs.least
-        if least > bound:
-            raise MemoryBoundError(f"a picture of {header.width} x {header.height} pixels in a file", least, bound)
-    return header, needs
+    if options.memory is None:
+        return header, needs
+
+    def least(needs: Needs) -> int:
+        return max(mask.read_bytes, mask.bytes + needs.least) if mask else needs.least
+
+    bound, ways = parse_bytes(options.memory), [needs]
+    if header.rows_bytes and format == "TIFF" and not (job.compare or job.transmission):
+        ways.append(_needs_in_files(header, mask, network))
+    for way in ways:
+        if least(way) <= bound:
+            limited = dehazer.limited(bound - way.held)
+            maps = limited.spilled_bytes(header.height, header.width) if dehazer.strength else 0
+            if disk := way.disk + maps:
+                spill_folder(disk)
+            return header, replace(way, disk=disk)
+    raise MemoryBoundError(
+        f"a picture of {header.width} x {header.height} pixels in a file", min(map(least, ways)), bound
+    )
+
+
+def maker(needs: Needs) -> images.Empty | None:
+    """What makes the arrays of a picture on disk; None where they are in memory.
+
+    Raises:
+        OSError: if there is no room.
+    """
+    return spilled_arrays(needs.disk) if needs.in_files else None
 
 
 def dehaze(
@@ -83,23 +114,29 @@ def dehaze(
     mask: Mask | None,
     missing: Sequence[Path],
     progress: Callable[[float], None] | None,
+    empty: images.Empty = np.empty,
 ) -> Dehazed:
-    """The picture dehazed, which changes what has no data in it, and what else is to be written of it."""
-    gaps = images.Gaps(picture) if picture.valid is not None or picture.alpha is not None else None
+    """The picture dehazed, and what else is to be written of it; `empty` makes the arrays.
+
+    Meanwhile what has no data in the picture is changed.
+    """
+    gaps = images.Gaps(picture, empty) if picture.valid is not None or picture.alpha is not None else None
     if gaps:
         gaps.fill(picture.pixels)
     valid = gaps.valid if gaps else None
     space = images.colour_space(picture.metadata.icc)
-    seen = space.to_srgb(picture.pixels) if space else picture.pixels
+    seen = space.to_srgb(picture.pixels, empty) if space else picture.pixels
     try:
-        pixels = dehazer(seen, progress=progress, valid=valid)
+        pixels = empty(seen.shape, seen.dtype)
+        dehazer.stream(seen, pixels, progress=progress, valid=valid)
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
         why = "memory did not suffice; once more with as little as possible, which takes longer"
         logger.warning(images.printable(f"{job.source}: {why}"))
         dehazer = dehazer.limited(dehazer.least_memory(*seen.shape[:2]))
-        pixels = dehazer(seen, progress=progress, valid=valid)
+        pixels = empty(seen.shape, seen.dtype)
+        dehazer.stream(seen, pixels, progress=progress, valid=valid)
     transmission = None
     if job.transmission and job.transmission in missing:
         transmission = images.haze_map(picture, dehazer.transmission(seen, pixels, valid=valid), valid)
@@ -121,6 +158,20 @@ def write(job: Job, dehazed: Dehazed, missing: Sequence[Path], quality: int | No
         images.write(job.target, dehazed.clear, format=images.SUFFIXES[job.target.suffix.lower()], quality=quality)
     if job.compare and job.compare in missing:
         images.write(job.compare, images.side_by_side(dehazed.hazy, dehazed.clear), format="JPEG")
+
+
+def _needs_in_files(header: images.Header, mask: Mask | None, network: int) -> Needs:
+    """Where the picture lies in files."""
+    assert header.rows_bytes
+    row = header.width * (3 + (header.channels in (2, 4)) + len(header.bands)) * header.dtype.itemsize
+    return Needs(
+        held=NETWORK_ROWS * row + (mask.bytes if mask else 0),
+        network=network,
+        reading=header.rows_bytes,
+        writing=header.write_bytes("TIFF") + images.TILE * row,
+        in_files=True,
+        disk=_held_bytes(header) + (header.width * header.height if header.gaps else 0),
+    )
 
 
 def _held_bytes(header: images.Header) -> int:

@@ -10,6 +10,7 @@ its own: codecs fill the gaps that the network leaves.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -18,6 +19,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from .. import images
 from ..dehazer import Dehazer
@@ -108,12 +111,17 @@ class _Picture:
     writing: Future[tuple[None, float]] = field(default_factory=Future)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @functools.cached_property
+    def empty(self) -> images.Empty | None:
+        """What makes its arrays on disk; None where they are in memory."""
+        return pictures.maker(self.needs)
+
     def read(self) -> None:
         """Begin to, if that was not done before."""
         if self.reading is None:
-            path, limit = self.job.source, self.batch.options.max_pixels
+            path, limit, empty = self.job.source, self.batch.options.max_pixels, self.empty
             self.reading = Future()
-            _in_background(self.reading, lambda: images.read(path, max_pixels=limit))
+            _in_background(self.reading, lambda: images.read(path, max_pixels=limit, empty=empty))
 
     def load(self) -> None:
         """Wait until it is read."""
@@ -128,7 +136,8 @@ class _Picture:
         assert picture is not None
         begin = time.perf_counter()
         dehazer, report = self.batch.dehazer.limited(memory), self.batch.reporter(self.job)
-        self.dehazed = pictures.dehaze(self.job, picture, dehazer, self.batch.mask, self.missing, report)
+        empty = self.empty or np.empty
+        self.dehazed = pictures.dehaze(self.job, picture, dehazer, self.batch.mask, self.missing, report, empty)
         self.seconds["dehaze"] = time.perf_counter() - begin
 
     def write(self) -> None:
@@ -212,6 +221,8 @@ def _share(
     beside = sum(picture.needs.held + picture.needs.writing for picture in behind)
     beside += following.needs.reading if following else 0
     together = beside <= NEIGHBOURS * bytes and current.needs.network <= left - beside
+    if any(picture.needs.in_files for picture in (*behind, current, following) if picture):
+        together = False  # what they take on disk is looked at one by one
     return (left - beside if together else left), together
 
 
@@ -235,7 +246,11 @@ def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
         checking: Future[tuple[tuple[images.Header, pictures.Needs], float]] = Future()
         _in_background(checking, lambda: pictures.checked(job, dehazer, options, batch.mask))
         (header, needs), _ = batch.awaited(checking, f"{job.source}: reading it")
-        return Outcome(job, done=True) if options.dry_run else _Picture(job, missing, header, needs, batch)
+        return (
+            Outcome(job, done=True, disk=needs.disk)
+            if options.dry_run
+            else _Picture(job, missing, header, needs, batch)
+        )
     except Exception as error:
         return _failed(job, error)
 

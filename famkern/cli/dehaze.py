@@ -78,7 +78,7 @@ def dehaze(
     """Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.
 
     Exit code 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage, 130 after Ctrl-C. Maps that
-    do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set.
+    do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set, and so do the pixels of a TIFF.
     """
     log_to_terminal(quiet=quiet)
     told = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from .. import images, video
 from ..batch import Outcome, Skip
+from ..engine import format_bytes
 from .terminal import complain, out
 
 HINTS = {Skip.THERE: "--overwrite replaces them"}
@@ -37,7 +38,8 @@ class Report:
     quiet     of failures only
     json      of each file, a line of JSON on standard output: source, target, compare, transmission, status (done, skipped,
               failed, or in a dry run to do) and reason; of pictures that were dehazed width, height, seconds by step,
-              megapixels a second of dehazing, and the process's peak of memory in bytes
+              megapixels a second of dehazing, and the process's peak of memory in bytes; in a dry run disk, the bytes
+              that spill files would take
     file      the same lines, here
     dry_run   of each file, a line on standard output that says what would become of it
     silent    never on standard output, where a picture goes
@@ -81,6 +83,8 @@ class Report:
             print(line, flush=True)
         elif self.dry_run and not self.quiet and not outcome.problem:
             what = f": skipped, {outcome.skipped.value}" if outcome.skipped else f" -> {job.target}"
+            if outcome.disk:
+                what += f" ({format_bytes(outcome.disk)} on disk meanwhile)"
             print(images.printable(f"{job.source}{what}"), flush=True)
 
     def close(self, output: str) -> None:
@@ -105,6 +109,8 @@ class Report:
         fields["status"] = "failed" if outcome.problem else "skipped" if outcome.skipped else self._verb
         if reason:
             fields["reason"] = reason
+        if outcome.disk:
+            fields["disk"] = outcome.disk
         if took:
             speed = took.width * took.height / 1e6 / took.seconds["dehaze"]
             seconds = {step: round(value, 4) for step, value in took.seconds.items()}

@@ -5,6 +5,7 @@ lowering.py a network's tensors become that line
 arena.py    which maps share memory, and how
 plan.py     picture, line and memory bound become band height and storage
 storage.py  where the maps live: RAM, a GPU's memory, or a spill file
+disk.py     spill files, and arrays in them
 host.py     or, for a run on a GPU, the host's memory
 pixels.py   pictures in and out, a band at a time
 means.py    means of maps, for channel attention; their averages over frames
@@ -17,15 +18,17 @@ traffic.py  bytes that the stages move through a GPU's memory
 """
 
 from .checks import Checks
+from .disk import SpilledArray, spill_folder, spilled_arrays
 from .graphs import Graphs, key_of
 from .line import Line, Map, Stage
 from .lowering import lower
 from .means import Averages
 from .memory import available_memory, format_bytes, parse_bytes, peak_bytes
-from .pixels import Pixels
+from .pixels import Picture, Pixels, Rows
 from .plan import MemoryBoundError, Plan, make_plan
 from .reduced import CarryPlan, ReducedPlan, plan_carry, plan_reduced, run_reduced, run_transmission
 from .run import Sink, Source, run
+from .storage import spilled_bytes
 
 __all__ = [
     "Averages",
@@ -35,11 +38,14 @@ __all__ = [
     "Line",
     "Map",
     "MemoryBoundError",
+    "Picture",
     "Pixels",
     "Plan",
     "ReducedPlan",
+    "Rows",
     "Sink",
     "Source",
+    "SpilledArray",
     "Stage",
     "available_memory",
     "format_bytes",
@@ -53,4 +59,7 @@ __all__ = [
     "run",
     "run_reduced",
     "run_transmission",
+    "spill_folder",
+    "spilled_arrays",
+    "spilled_bytes",
 ]

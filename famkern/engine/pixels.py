@@ -1,11 +1,12 @@
 """A picture's pixels, a band of rows at a time: what the first and last stage read, and what the last one writes.
 
-Tensors and arrays of any strides stay as they are; only a band of them is ever converted.
+Tensors and arrays of any strides stay as they are; only a band of them is ever converted. A picture need not be in memory:
+anything that gives and takes slices of rows will do, see `Rows`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,28 +23,54 @@ FULL_SCALE: dict[Any, int] = {
 BAND_PIXELS = 1 << 18  # pixels that are converted or checked at a time
 
 
-class Pixels:
-    """One RGB picture as a torch tensor or NumPy array (H, W, 3): uint8, uint16 or floating point in [0, 1]."""
+class Rows(Protocol):
+    """A picture or a map of which rows are read and written: in a file, an array of Zarr, a data set of HDF5."""
 
-    def __init__(self, array: Tensor | np.ndarray) -> None:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3); (H, W) for a map of valid pixels."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        """Some rows, in memory that nothing else uses."""
+
+    def __setitem__(self, rows: slice, values: Any, /) -> None:
+        """Store some rows."""
+
+
+Picture = Tensor | np.ndarray | Rows
+
+
+class Pixels:
+    """One RGB picture (H, W, 3): uint8, uint16 or floating point in [0, 1]."""
+
+    def __init__(self, array: Picture) -> None:
         if isinstance(array, Tensor) and array.device.type == "cpu" and array.dtype != torch.bfloat16:
             # NumPy converts with one thread. PyTorch's would spin for milliseconds afterwards, on the kernels' cores.
             array = array.numpy()
         self.array = array
         self.height, self.width = int(array.shape[0]), int(array.shape[1])
-        dtype = array.dtype.newbyteorder("=") if isinstance(array, np.ndarray) else array.dtype
+        dtype = array.dtype if isinstance(array, Tensor) else np.dtype(array.dtype).newbyteorder("=")
         self.full_scale = FULL_SCALE.get(dtype)  # None: floating point
 
     def tensor(self, device: torch.device) -> Tensor | None:
         """The picture itself, (H, W, 3), for operators on this device that read and write it as it is.
 
-        None where it lies elsewhere, or in a form that PyTorch or the operators lack: swapped bytes, negative strides,
-        16-bit floating point. Then bands must be copied.
+        None where it lies elsewhere, not in memory for one, or in a form that PyTorch or the operators lack: swapped bytes,
+        negative strides, 16-bit floating point. Then bands must be copied.
         """
         if isinstance(self.array, Tensor):
             return self.array if self.array.device == device and self.array.dtype in reduced.DEPTHS else None
         array = self.array
-        if device.type != "cpu" or not array.dtype.isnative or min(array.strides) < 0:
+        if (
+            not isinstance(array, np.ndarray)
+            or device.type != "cpu"
+            or not array.dtype.isnative
+            or min(array.strides) < 0
+        ):
             return None
         if not self._depth_is_read() or any(step % array.itemsize for step in array.strides):
             return None
@@ -59,8 +86,10 @@ class Pixels:
         own = self.tensor(device)
         if own is not None:
             return own[start:stop]
-        if device.type == "cpu" and isinstance(self.array, np.ndarray) and self._depth_is_read():
+        if device.type == "cpu" and not isinstance(self.array, Tensor) and self._depth_is_read():
             band = self.array[start:stop]
+            if not isinstance(self.array, np.ndarray):  # nobody else has the band
+                return torch.from_numpy(np.ascontiguousarray(band, band.dtype.newbyteorder("=")))
             return torch.from_numpy(np.array(band, dtype=band.dtype.newbyteorder("="), order="C"))
         return self.read(start, stop, dtype, device)[0]
 
@@ -71,8 +100,14 @@ class Pixels:
         else:
             self.array[start:stop] = rows.numpy()  # type: ignore[assignment]
 
+    def copy_to(self, other: Pixels) -> None:
+        """Store every row as it is in another picture of the same size and dtype."""
+        step = max(1, BAND_PIXELS // self.width)
+        for start in range(0, self.height, step):
+            other.array[start : start + step] = self.array[start : start + step]  # type: ignore[assignment]
+
     def _depth_is_read(self) -> bool:
-        assert isinstance(self.array, np.ndarray)
+        assert not isinstance(self.array, Tensor)
         return self.full_scale is not None or self.array.dtype.itemsize in (4, 8)
 
     def read(self, start: int, stop: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -93,12 +128,12 @@ class Pixels:
 
     def write(self, start: int, stop: int, band: Tensor) -> None:
         """Store (1, rows, W, 3) with values in [0, 1] as rows start..stop; integers are rounded half to even."""
-        if isinstance(self.array, np.ndarray):
-            numbers = band[0].cpu().numpy()
-            self.array[start:stop] = np.rint(numbers * self.full_scale) if self.full_scale else numbers
-        else:
+        if isinstance(self.array, Tensor):
             values = (band[0] * self.full_scale).round_() if self.full_scale else band[0]
             self.array[start:stop].copy_(values)
+        else:
+            numbers = band[0].cpu().numpy()
+            self.array[start:stop] = np.rint(numbers * self.full_scale) if self.full_scale else numbers
 
     def check(self, checks: Checks) -> None:
         """Refuse what would spoil the whole result, since one NaN reaches every pixel through the global means.

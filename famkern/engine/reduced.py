@@ -26,7 +26,7 @@ from ..ops import reduced
 from ..ops.apply_affine import apply_affine
 from ..ops.fit_affine import fit_affine
 from ..ops.reduce_picture import reduce_picture
-from .pixels import Pixels
+from .pixels import Picture, Pixels
 from .plan import UNCOUNTED, MemoryBoundError, Plan
 from .storage import allocate
 
@@ -159,7 +159,7 @@ def run_reduced(
     strength: float,
     device: torch.device,
     progress: Report | None = None,
-    valid: Tensor | np.ndarray | None = None,
+    valid: Picture | None = None,
 ) -> None:
     """Dehaze one picture at reduced scale.
 
@@ -203,7 +203,7 @@ def run_transmission(
     out: Tensor | np.ndarray,
     strength: float,
     device: torch.device,
-    valid: Tensor | np.ndarray | None = None,
+    valid: Picture | None = None,
 ) -> None:
     """Estimate the share of light that came through the haze, from a picture and its result.
 
@@ -244,9 +244,9 @@ def _reduce(plan: CarryPlan, picture: Pixels, device: torch.device, report: Repo
     return low
 
 
-def _reduce_map(plan: CarryPlan, valid: Tensor | np.ndarray | None, device: torch.device) -> Tensor | None:
+def _reduce_map(plan: CarryPlan, valid: Picture | None, device: torch.device) -> Tensor | None:
     """The share of valid pixels in each reduced one, (h, w), up to a factor; None where all are."""
-    if valid is None or bool(valid.all()):
+    if valid is None or all(bool(valid[start * plan.scale : stop * plan.scale].all()) for start, stop in plan.bands):
         return None
     weights = allocate(plan.shape, plan.dtype, device)
     for start, stop in plan.bands:

@@ -8,27 +8,20 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from .disk import SpillFile, spill_folder
 from .host import HostStorage, streams_of
 from .line import Map
 from .memory import available_memory, format_bytes
 from .plan import Plan
 
 logger = logging.getLogger("famkern")
-
-IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}  # file systems that would put the spilled maps back into RAM
-
 
 HUGE = 16 << 20  # bytes from which memory is asked for in huge pages: a quarter of the time to get at it at first
 
@@ -143,12 +136,9 @@ class RamStorage(Storage):
 
 
 class SpillStorage(Storage):
-    """Maps in an unbuffered file without a name, moved through buffers of one band.
+    """Maps in a file, moved through buffers of one band."""
 
-    A memory-mapped file would be simpler, but its pages count as resident memory.
-    """
-
-    def __init__(self, plan: Plan, device: torch.device, file: BinaryIO) -> None:
+    def __init__(self, plan: Plan, device: torch.device, file: SpillFile) -> None:
         self.plan, self.device, self.file = plan, device, file
 
     def _bytes_of(self, band: Tensor) -> memoryview:
@@ -160,13 +150,7 @@ class SpillStorage(Storage):
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start..stop of a map: (1, rows, W, C)."""
         band = self._empty(name, stop - start, torch.device("cpu"))
-        view = self._bytes_of(band)
-        self.file.seek(self.plan.byte(name, start))
-        while view:
-            count = self.file.readinto(view)  # type: ignore[attr-defined]  # of io.RawIOBase, which typeshed knows apart
-            if count == 0:
-                raise OSError("the spill file is shorter than what was written to it")
-            view = view[count:]
+        self.file.read(self.plan.byte(name, start), self._bytes_of(band))
         return band.to(self.device)
 
     def target(self, name: str, start: int, stop: int) -> Tensor:
@@ -175,10 +159,13 @@ class SpillStorage(Storage):
 
     def store(self, name: str, start: int, stop: int, band: Tensor) -> None:
         """Keep what was written into the target."""
-        view = self._bytes_of(band.cpu())
-        self.file.seek(self.plan.byte(name, start))
-        while view:
-            view = view[self.file.write(view) :]
+        self.file.write(self.plan.byte(name, start), self._bytes_of(band.cpu()))
+
+
+def spilled_bytes(plan: Plan, device: torch.device) -> int:
+    """Bytes of the maps if they go to a file, else 0."""
+    on_host = device.type == "cuda" and plan.pinned_bytes <= available_memory() // 2
+    return plan.map_bytes if plan.spill and not on_host else 0
 
 
 @contextmanager
@@ -188,9 +175,8 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
     Raises:
         OSError: if no folder on a real disk has room for the maps, before anything is computed.
     """
-    on_host = plan.spill and device.type == "cuda" and plan.pinned_bytes <= available_memory() // 2
-    if on_host or not plan.spill:
-        storage = HostStorage(plan, device, streams_of(device)) if on_host else RamStorage(plan, device)
+    if not spilled_bytes(plan, device):
+        storage = HostStorage(plan, device, streams_of(device)) if plan.spill else RamStorage(plan, device)
         try:
             yield storage
         finally:
@@ -198,10 +184,7 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
         return
     SPARE.give_up()
     folder = spill_folder(plan.map_bytes)
-    # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
-    with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:
-        if hasattr(os, "posix_fallocate"):  # elsewhere a disk that fills up meanwhile shows when the maps are written
-            os.posix_fallocate(file.fileno(), 0, plan.map_bytes)
+    with SpillFile(folder, plan.map_bytes) as file:
         logger.warning(
             "the maps of %d x %d pixels do not fit the memory bound: %s go to a file in %s",
             plan.width,
@@ -210,41 +193,3 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
             folder,
         )
         yield SpillStorage(plan, device, file)
-
-
-def spill_folder(size: int) -> Path:
-    """The first folder on a real disk with room for `size` bytes: $FAMKERN_SPILL_DIR alone if set, else the usual ones.
-
-    Raises:
-        OSError: if there is none, saying what was looked at.
-    """
-    chosen = os.environ.get("FAMKERN_SPILL_DIR")
-    usual = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.home() / ".cache", Path.cwd()]
-    looked_at = []
-    for folder in dict.fromkeys([Path(chosen)] if chosen else usual):
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            looked_at.append(f"{folder} is not a writable folder")
-        elif (kind := file_system(folder)) in IN_MEMORY:
-            looked_at.append(f"{folder} is in memory ({kind})")
-        elif (left := shutil.disk_usage(folder).free) < size:
-            looked_at.append(f"{folder} has {format_bytes(left)}")
-        else:
-            return folder
-    raise OSError(
-        f"the maps need {format_bytes(size)} on disk, since they do not fit the memory bound, but "
-        f"{'; '.join(looked_at)}. Set FAMKERN_SPILL_DIR to a folder with room, or raise the bound"
-    )
-
-
-def file_system(folder: Path) -> str:
-    """Type of the file system that holds a folder, such as "ext4" or "tmpfs"."""
-    mounts = Path("/proc/self/mountinfo")  # Linux
-    if not mounts.is_file():
-        return "unknown"
-    device = os.stat(folder).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        if left.split()[2] == wanted:
-            return right.split()[0]
-    return "unknown"

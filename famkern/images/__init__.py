@@ -21,6 +21,7 @@ from .picture import (
     UNREAD_SUFFIXES,
     WORKSPACE_BYTES,
     Bands,
+    Empty,
     ImageError,
     Metadata,
     Picture,
@@ -29,6 +30,7 @@ from .picture import (
     printable,
 )
 from .reading import Header, header, read
+from .tiff import TILE
 from .writing import write
 
 __all__ = [
@@ -38,10 +40,12 @@ __all__ = [
     "NEEDS",
     "READ_SUFFIXES",
     "SUFFIXES",
+    "TILE",
     "UNREAD_SUFFIXES",
     "WORKSPACE_BYTES",
     "Bands",
     "ColourSpace",
+    "Empty",
     "Gaps",
     "Header",
     "ImageError",

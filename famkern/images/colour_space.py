@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 
 from .colour import bands, peak, profile_kind
-from .picture import Samples
+from .picture import Empty, Samples
 
 RELATIVE = 1  # colorimetric intent: white stays white
 LATTICE = 9  # levels of each colour at which a profile is compared with sRGB
@@ -31,9 +31,12 @@ class ColourSpace:
     def __init__(self, icc: bytes) -> None:
         self._icc = icc
 
-    def to_srgb(self, pixels: Samples) -> Samples:
-        """(H, W, 3) of this space -> sRGB of the same dtype; colours that sRGB lacks become the nearest that it has."""
-        result = np.empty_like(pixels)
+    def to_srgb(self, pixels: Samples, empty: Empty = np.empty) -> Samples:
+        """(H, W, 3) of this space -> sRGB of the same dtype; colours that sRGB lacks become the nearest that it has.
+
+        The result is an array that `empty` makes, see `read`.
+        """
+        result: Samples = empty(pixels.shape, pixels.dtype)
         for rows in bands(len(pixels), 3 * pixels.shape[1]):
             result[rows] = _transformed(pixels[rows], self._icc, _srgb())
         return result

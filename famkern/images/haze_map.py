@@ -31,7 +31,11 @@ def haze_map_bytes(header: Header) -> int:
     """Upper bound, in bytes, of what a map, its picture and writing it need for a picture like this."""
     pixels = header.width * header.height
     picture = array_bytes(pixels, 1, np.float32) + array_bytes(pixels, 3, U16)
-    return WORKSPACE_BYTES + picture + max(write_bytes(pixels, 1, U16, format) for format in ("PNG", "TIFF"))
+    return (
+        WORKSPACE_BYTES
+        + picture
+        + max(write_bytes(header.width, header.height, 1, U16, format) for format in ("PNG", "TIFF"))
+    )
 
 
 def _metadata(metadata: Metadata, gaps: bool) -> Metadata:

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Samples = NDArray[Any]  # uint8, uint16 or float32 unless said otherwise
 Depth = np.dtype[Any]
+Empty = Callable[[tuple[int, ...], DTypeLike], Any]  # like numpy.empty: shape, dtype -> array, for example on disk
 
 MAX_PIXELS = 1_000_000_000
 
@@ -126,7 +127,9 @@ class Bands:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture in memory, upright. `dataclasses.replace(picture, pixels=...)` carries all but the pixels over.
+    """A picture, upright. `dataclasses.replace(picture, pixels=...)` carries all but the pixels over.
+
+    Its arrays are NumPy's, or, where it is not in memory, whatever gives slices of rows as such: see `read`.
 
     pixels      (H, W, 3) RGB, C-contiguous; uint8, uint16, or float32 in [0, 1]. Grey files give three equal channels
     alpha       (H, W) of the same dtype, or None. Straight: the colours are not multiplied by it
@@ -157,7 +160,7 @@ class Picture:
             raise TypeError(f"pixels are {pixels.dtype}; uint8, uint16 and float32 are accepted")
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise ValueError(f"pixels have shape {pixels.shape}; (H, W, 3) with H, W >= 1 is accepted")
-        if not pixels.flags.c_contiguous:
+        if isinstance(pixels, np.ndarray) and not pixels.flags.c_contiguous:
             raise ValueError("pixels are not C-contiguous; pass numpy.ascontiguousarray(pixels)")
         if alpha is not None and (alpha.dtype != pixels.dtype or alpha.shape != pixels.shape[:2]):
             raise ValueError(
@@ -177,10 +180,13 @@ class Stored:
     bands           kinds of further bands, see Bands
     nodata          see Picture
     decode()        -> (H, W) or (H, W, C) array of `dtype`, C = `channels` + bands, any strides
-    valid(samples)  -> (H, W) bool for the samples decoded; None where all are valid
+    valid(samples, rows)    -> (H, W) bool for these samples, which are those decoded of `rows`; None where all are valid
     decode_bytes    upper bound of what decode() needs at its peak, its result included
     least_bytes     lower bound of the size of a whole file with so many pixels; a header that promises more than its
                     file can hold is damaged, or an attack on memory
+    rows()          -> all rows from the first to the last, as slices of them and what decode() has there; None where the
+                    codec decodes the picture as a whole only
+    rows_bytes      upper bound of what a step of rows() needs at its peak, its result included
     damage          what was wrong with metadata, which are left out
     """
 
@@ -198,7 +204,9 @@ class Stored:
     damage: tuple[str, ...] = ()
     bands: tuple[int, ...] = ()
     nodata: float | None = None
-    valid: Callable[[Samples], NDArray[np.bool_]] | None = None
+    valid: Callable[[Samples, slice], NDArray[np.bool_]] | None = None
+    rows: Callable[[], Iterator[tuple[slice, Samples]]] | None = None
+    rows_bytes: int = 0
 
 
 def is_readable(suffix: str) -> bool:

@@ -24,6 +24,7 @@ from .picture import (
     WORKSPACE_BYTES,
     Bands,
     Depth,
+    Empty,
     ImageError,
     Metadata,
     Picture,
@@ -49,6 +50,7 @@ class Header:
     channels        of the picture: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
     dtype           of the picture: uint8, uint16 or float32
     read_bytes      upper bound, in bytes, of the memory that read() needs at its peak, the returned Picture included
+    rows_bytes      the same of read() into arrays that are not in memory; None where that is not possible
     metadata        as stored, with an orientation that read() would reset
     bands           kinds of further bands, see Bands
     gaps            there may be pixels without data, see Gaps
@@ -62,6 +64,7 @@ class Header:
     channels: int
     dtype: Depth
     read_bytes: int
+    rows_bytes: int | None
     metadata: Metadata
     bands: tuple[int, ...] = ()
     gaps: bool = False
@@ -83,7 +86,7 @@ class Header:
 
     def write_bytes(self, format: str) -> int:
         """Upper bound, in bytes, of the memory that write() needs at its peak for this picture, itself not included."""
-        return write_bytes(self.width * self.height, self.channels, self.dtype, format, bands=len(self.bands))
+        return write_bytes(self.width, self.height, self.channels, self.dtype, format, bands=len(self.bands))
 
 
 def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -112,10 +115,11 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
             gaps=bool(stored.valid) or stored.channels in (2, 4),
             masked=bool(stored.valid) and stored.nodata is None,
             read_bytes=WORKSPACE_BYTES + max(stored.decode_bytes, decoded + picture if rearranged else 0),
+            rows_bytes=WORKSPACE_BYTES + stored.rows_bytes if stored.rows and stored.orientation == 1 else None,
         )
 
 
-def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS, empty: Empty | None = None) -> Picture:
     """Read the image file `path`: upright, RGB, at its own depth; see Picture.
 
     The content decides the format, not the suffix: JPEG, PNG (8 and 16 bit), WebP, TIFF (8 and 16 bit,
@@ -126,20 +130,18 @@ def read(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     it was, and XMP mentions no gain map or film that was behind the picture. All other metadata are kept: see Metadata.
     Those that are damaged are left out, with one warning in the log that names the file.
 
+    `empty`, like numpy.empty, makes the arrays of the Picture from shape and dtype, for example on disk, and the file is
+    decoded into them a few rows at a time. That is possible where the header's rows_bytes is not None.
+
     Raises ImageError if the file is missing, unreadable, empty, cut off, damaged, of another format or of a kind that
     is not supported, if it holds several pictures, more than `max_pixels` pixels (which the header tells, before
     anything is decoded), or float samples outside [0, 1]. Raises MemoryError if memory does not suffice.
     """
     with _opened(path, max_pixels) as stored:
-        decoded = stored.decode()
-        channels = stored.channels + len(stored.bands)
-        shape = (stored.height, stored.width) + ((channels,) if channels > 1 else ())
-        if decoded.shape != shape or decoded.dtype != stored.dtype:
-            raise fault(path, f"damaged: its header tells {shape}, its content is {decoded.shape}; get another copy")
-        valid = stored.valid(decoded) if stored.valid else None
+        picture = _whole(path, stored) if empty is None else _in_rows(path, stored, empty)
         if stored.damage:
             logger.warning(printable(f"{path}: read without damaged metadata: {', '.join(stored.damage)}"))
-    return _picture(stored, decoded, valid)
+    return picture
 
 
 @contextmanager
@@ -221,7 +223,11 @@ def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
     raise fault(file.name, f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; convert it to one of these")
 
 
-def _picture(stored: Stored, decoded: Samples, valid: NDArray[np.bool_] | None) -> Picture:
+def _whole(path: str | PathLike[str], stored: Stored) -> Picture:
+    """The picture, decoded as a whole."""
+    everything = slice(0, stored.height)
+    decoded = _checked(path, stored, stored.decode(), everything)
+    valid = stored.valid(decoded, everything) if stored.valid else None
     samples = upright(decoded if decoded.ndim == 3 else decoded[..., None], stored.orientation)
     height, width, _ = samples.shape
     if stored.channels >= 3:
@@ -229,22 +235,69 @@ def _picture(stored: Stored, decoded: Samples, valid: NDArray[np.bool_] | None) 
     else:
         pixels = np.empty((height, width, 3), stored.dtype)
         pixels[...] = samples[..., :1]
+    return _picture(
+        stored,
+        pixels,
+        np.ascontiguousarray(samples[..., _colours(stored)]) if stored.channels in (2, 4) else None,
+        np.ascontiguousarray(samples[..., stored.channels :]) if stored.bands else None,
+        None if valid is None else np.ascontiguousarray(upright(valid[..., None], stored.orientation)[..., 0]),
+    )
+
+
+def _in_rows(path: str | PathLike[str], stored: Stored, empty: Empty) -> Picture:
+    """The picture, decoded a few rows at a time into arrays that are made by `empty`."""
+    assert stored.rows
+    assert stored.orientation == 1
+    size = stored.height, stored.width
+    pixels = empty((*size, 3), stored.dtype)
+    alpha = empty(size, stored.dtype) if stored.channels in (2, 4) else None
+    bands = empty((*size, len(stored.bands)), stored.dtype) if stored.bands else None
+    valid = empty(size, bool) if stored.valid else None
+    for rows, decoded in stored.rows():
+        _checked(path, stored, decoded, rows)
+        samples = decoded if decoded.ndim == 3 else decoded[..., None]
+        pixels[rows] = samples[..., : _colours(stored)]
+        if alpha is not None:
+            alpha[rows] = samples[..., _colours(stored)]
+        if bands is not None:
+            bands[rows] = samples[..., stored.channels :]
+        if valid is not None and stored.valid:
+            valid[rows] = stored.valid(decoded, rows)
+    return _picture(stored, pixels, alpha, bands, valid)
+
+
+def _checked(path: str | PathLike[str], stored: Stored, decoded: Samples, rows: slice) -> Samples:
+    """What was decoded of these rows, if it is what the header tells."""
+    channels = stored.channels + len(stored.bands)
+    shape = (rows.stop - rows.start, stored.width) + ((channels,) if channels > 1 else ())
+    if decoded.shape != shape or decoded.dtype != stored.dtype:
+        raise fault(path, f"damaged: its header tells {shape}, its content is {decoded.shape}; get another copy")
+    return decoded
+
+
+def _colours(stored: Stored) -> int:
+    return 3 if stored.channels >= 3 else 1
+
+
+def _picture(
+    stored: Stored, pixels: Samples, alpha: Samples | None, bands: Samples | None, valid: NDArray[np.bool_] | None
+) -> Picture:
+    height, width, _ = pixels.shape
     metadata = stored.metadata
     directories = exif.parse_block(metadata.exif)
     if metadata.exif and directories:
         metadata = dataclasses.replace(metadata, exif=exif.upright(metadata.exif, directories, width, height))
-    colours = 3 if stored.channels >= 3 else 1
     if metadata.xmp and stored.orientation != 1:
         metadata = dataclasses.replace(metadata, xmp=xmp.upright(metadata.xmp))
     return Picture(
         pixels=pixels,
-        alpha=np.ascontiguousarray(samples[..., colours]) if stored.channels in (2, 4) else None,
+        alpha=alpha,
         grey=stored.channels < 3,
         format=stored.format,
         metadata=metadata,
         lossless=stored.lossless,
-        bands=Bands(np.ascontiguousarray(samples[..., stored.channels :]), stored.bands) if stored.bands else None,
-        valid=None if valid is None else np.ascontiguousarray(upright(valid[..., None], stored.orientation)[..., 0]),
+        bands=None if bands is None else Bands(bands, stored.bands),
+        valid=valid,
         nodata=stored.nodata,
     )
 

@@ -2,20 +2,20 @@
 
 Read: 8 and 16 bit and float32, grey (also 1, 2 and 4 bit), RGB, palette, CMYK, and YCbCr in JPEG compression; strips or
 tiles, chunky or planar, one alpha channel, further bands, any compression of imagecodecs; GDAL's masks, values for no
-data, and tiles that are left out. Written: strips, chunky, deflate.
+data, and tiles that are left out. Written: tiles, chunky, deflate.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import os
+import math
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from . import colour, exif
 from .picture import Depth, Metadata, Samples, Stored, array_bytes, fault
+from .segments import BUFFER_BYTES, THREADS, Segments
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR = 0, 1, 2, 3, 5, 6
 BASE_CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3}
 JPEG_COMPRESSIONS = {6, 7}
 UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
-PLANAR = 2
 REDUCED, MASK = 1, 4  # of a page's NewSubfileType: a smaller version of another; says which pixels of it are valid
 NODATA = 42113  # GDAL's tag: the value of samples that hold no data, as text
 
@@ -38,9 +38,8 @@ MAX_RATIOS = {1: 1, 8: 1032, 32946: 1032}  # of compression: none, and deflate u
 MAX_CLASSIC_BYTES = 2**32 - 2**27  # of pixels, if they do not compress; larger files are BigTIFFs
 MAX_PADDING = 2**26  # bytes of a tile beyond a small picture
 
-# Bytes of compressed strips or tiles to hold at once, and threads that decode or encode them.
-BUFFER_BYTES = 2**22
-THREADS = min(4, os.cpu_count() or 1)
+TILE = 256  # rows and columns of the tiles that are written; of smaller pictures fewer, but multiples of TILE_STEP
+TILE_STEP = 16
 
 
 class _Quiet(logging.Filter):
@@ -125,18 +124,24 @@ def inspect(file: BinaryIO) -> Stored:
 
     channels = {PALETTE: 3, INKS: 3}.get(photometric, base + alpha)
     nodata = None if mask else _nodata(directories.main, dtype)
-    check_validity = partial(_valid, mask, base, nodata)
     stored_bytes = array_bytes(width * height, samples_per_pixel, dtype)
-    converted = photometric in (PALETTE, INKS) or (page.planarconfig == PLANAR and samples_per_pixel > 1)
-    converted_bytes = array_bytes(width * height, max(channels, samples_per_pixel), dtype) if converted else 0
     segment = array_bytes((page.tilewidth or width) * (page.tilelength or page.rowsperstrip), samples_per_pixel, dtype)
     if segment > 4 * stored_bytes + MAX_PADDING:
         raise fault(file.name, "the TIFF file's tiles are far larger than its picture; get another copy of it")
     ratio = MAX_RATIOS.get(int(page.compression))
-    threads = 1 if segment > BUFFER_BYTES else THREADS
-    # tifffile reads a buffer full of segments and cuts them apart; each is decoded, and unpredicted, into a new array.
-    read_bytes = size if len(page.dataoffsets) == 1 else 2 * min(size, BUFFER_BYTES + segment)
-    in_flight = 0 if page.is_contiguous else read_bytes + 2 * threads * segment
+    segments, masking = Segments(page), Segments(mask) if mask else None
+
+    def valid(samples: Samples, rows: slice) -> NDArray[np.bool_]:
+        return masking.read(rows) != 0 if masking else _valid(samples, base, nodata)
+
+    def decoded() -> Iterator[tuple[slice, Samples]]:
+        for rows, block in segments.blocks():
+            yield rows, _converted(file, page, block, dtype, icc, partial(valid, rows=rows))
+
+    # Of a block: what is decoded, its conversion, and the mask.
+    rows_bytes = segments.bytes + array_bytes(segments.step * width, channels + len(kinds[alpha:]), dtype)
+    mask_bytes = masking.bytes + masking.step * width if masking else 0
+    whole_bytes = array_bytes(width * height, channels + len(kinds[alpha:]), dtype)
 
     return Stored(
         format="TIFF",
@@ -149,13 +154,17 @@ def inspect(file: BinaryIO) -> Stored:
             exif.blob(directories) if described else None, None if photometric == INKS else icc, xmp, photoshop, dpi
         ),
         lossless=int(page.compression) not in JPEG_COMPRESSIONS,
-        decode=lambda: _decode(file, page, dtype, icc, threads, check_validity),
+        decode=lambda: _joined(height, decoded()),
         least_bytes=width * height * samples_per_pixel * bits // (8 * ratio) if ratio else 0,
-        decode_bytes=stored_bytes + max(in_flight, converted_bytes, 2 * width * height if mask else 0),
+        decode_bytes=(whole_bytes if segments.step < height else 0)
+        + rows_bytes
+        + (mask_bytes + 2 * width * height if mask else 0),
         damage=damage,
         bands=kinds[alpha:],
         nodata=nodata,
-        valid=check_validity if mask or nodata is not None else None,
+        valid=valid if mask or nodata is not None else None,
+        rows=decoded,
+        rows_bytes=rows_bytes + mask_bytes,
     )
 
 
@@ -213,10 +222,8 @@ def _nodata(main: exif.Directory, dtype: Depth) -> float | None:
     return value if possible else None
 
 
-def _valid(mask: tifffile.TiffPage | None, base: int, nodata: float | None, samples: Samples) -> NDArray[np.bool_]:
-    """(H, W): which pixels hold data, by the mask's page or by the value of all their colours."""
-    if mask:
-        return np.asarray(mask.asarray(maxworkers=1)) != 0
+def _valid(samples: Samples, base: int, nodata: float | None) -> NDArray[np.bool_]:
+    """(H, W): which pixels hold data, by the value of all their colours."""
     valid = np.ones(samples.shape[:2], bool)
     if nodata is not None:
         for rows in colour.bands(samples.shape[0], samples.size // samples.shape[0]):
@@ -226,18 +233,27 @@ def _valid(mask: tifffile.TiffPage | None, base: int, nodata: float | None, samp
     return valid
 
 
-def _decode(
+def _joined(height: int, blocks: Iterator[tuple[slice, Samples]]) -> Samples:
+    """All rows in one array, which is the block itself if there is only one."""
+    rows, block = next(blocks)
+    if rows.stop == height:
+        return block
+    joined = np.empty((height, *block.shape[1:]), block.dtype)
+    joined[rows] = block
+    for rows, block in blocks:
+        joined[rows] = block
+    return joined
+
+
+def _converted(
     file: BinaryIO,
     page: tifffile.TiffPage,
+    samples: Samples,
     dtype: Depth,
     icc: bytes | None,
-    threads: int,
     check_validity: Callable[[Samples], NDArray[np.bool_]],
 ) -> Samples:
-    samples = page.asarray(maxworkers=threads, buffersize=BUFFER_BYTES)
-    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
-    if samples.ndim == 3 and page.planarconfig == PLANAR:
-        samples = np.moveaxis(samples, 0, -1)
+    """Rows as they are stored -> (rows, W) or (rows, W, C) of the picture's dtype; may change them in place."""
     if page.photometric == PALETTE:
         palette = np.asarray(page.colormap)  # (3, 2 ** bits) uint16
         eight_bit = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
@@ -281,15 +297,18 @@ def _divide_by_alpha(samples: Samples) -> None:
 
 def encode(
     file: BinaryIO,
-    samples: Samples,
+    samples: Callable[[slice], Samples],
+    shape: tuple[int, ...],
+    dtype: Depth,
     metadata: Metadata,
     *,
     colours: int,
     kinds: Sequence[int],
     valid: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write (H, W) or (H, W, C) uint8, uint16 or float32 `samples`; `file` is open for reading too.
+    """Write a picture of `shape`, (H, W) or (H, W, C), in uint8, uint16 or float32; `file` is open for reading too.
 
+    samples     gives slices of its rows; each is asked for once, from the first to the last
     colours     1 or 3 of the channels
     kinds       of the others, as in ExtraSamples
     valid       (H, W), written as a mask if there is one
@@ -297,7 +316,7 @@ def encode(
     directories = exif.parse_block(metadata.exif)
     tags: list[tuple[int | str, int, int, bytes, bool]] = []
     links: list[int] = []
-    big = samples.nbytes > MAX_CLASSIC_BYTES
+    big = array_bytes(math.prod(shape), 1, dtype) > MAX_CLASSIC_BYTES
     if directories:
         tags += [
             (tag, value.kind, len(value.data) // exif.SIZES[value.kind], value.data, True)
@@ -313,26 +332,31 @@ def encode(
     for tag, data in ((XMP, metadata.xmp), (PHOTOSHOP, metadata.photoshop)):
         if data:
             tags.append((tag, 1, len(data), data, True))
-    channels = 1 if samples.ndim == 2 else samples.shape[2]
     with tifffile.TiffWriter(file, bigtiff=big, byteorder="<") as writer:
-        writer.write(
+
+        def write(rows: Callable[[slice], Samples], shape: tuple[int, ...], dtype: Depth, **settings: Any) -> None:
+            tile = tuple(min(TILE, -(-side // TILE_STEP) * TILE_STEP) for side in shape[:2])
+            tiles = _tiles(rows, shape, tile)
+            common: dict[str, Any] = {"compression": "zlib", "software": False, "metadata": None}
+            writer.write(tiles, shape=shape, dtype=dtype, tile=tile, **common, **settings)
+
+        write(
             samples,
+            shape,
+            dtype,
             photometric="rgb" if colours == 3 else "minisblack",
-            planarconfig="contig" if channels > 1 else None,
+            planarconfig="contig" if len(shape) == 3 else None,
             extrasamples=kinds or None,
-            compression="zlib",
             predictor=True,
             iccprofile=metadata.icc,
             resolution=metadata.dpi,
             resolutionunit="inch" if metadata.dpi else None,
-            software=False,
-            metadata=None,
             extratags=tags,
             maxworkers=THREADS,
             buffersize=BUFFER_BYTES,
         )
         if valid is not None:
-            writer.write(valid, photometric="mask", subfiletype=MASK, compression="zlib", software=False, metadata=None)
+            write(lambda rows: valid[rows], shape[:2], np.dtype(bool), photometric="mask", subfiletype=MASK)
     if directories and links:
         end = file.seek(0, io.SEEK_END)
         padding = end % 2
@@ -345,6 +369,15 @@ def encode(
                 file.write(struct.pack("<Q" if big else "<I", place))
 
 
+def _tiles(rows: Callable[[slice], Samples], shape: tuple[int, ...], tile: tuple[int, ...]) -> Iterator[Samples]:
+    """The tiles of a picture row by row, (h, w, C); those at the right and bottom edges are smaller."""
+    for top in range(0, shape[0], tile[0]):
+        strip = rows(slice(top, min(top + tile[0], shape[0])))
+        strip = strip.reshape(*strip.shape[:2], -1)
+        for left in range(0, shape[1], tile[1]):
+            yield strip[:, left : left + tile[1]]
+
+
 def encode_bytes(pixels: int, channels: int, dtype: Depth) -> int:
-    """Only the strips under way, which are in the allowance that every bound has."""
-    return 0
+    """Of so many pixels in a row of tiles: its last ones are under way while the next row comes."""
+    return array_bytes(pixels, channels, dtype)

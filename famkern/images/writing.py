@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +68,9 @@ def write(
     )
     if picture.pixels.dtype == F32:
         _check_range(picture.pixels, picture.valid)
-    samples, metadata = _samples(picture, format), _metadata(picture, format)
+    metadata = _metadata(picture, format)
+    # A TIFF's are made a row of tiles at a time.
+    samples: Any = None if format == "TIFF" else _samples(picture, format, slice(0, height))
     with replacing(path) as file:
         try:
             if format == "JPEG":
@@ -77,13 +81,17 @@ def write(
                 lossless = quality is None and picture.lossless and picture.format == "WEBP"
                 webp.encode(file, samples, metadata, quality=quality or QUALITY, lossless=lossless)
             elif format == "TIFF":
-                alpha = () if picture.alpha is None else (tiff.UNASSOCIATED,)
+                kinds = (() if picture.alpha is None else (tiff.UNASSOCIATED,)) + (bands.kinds if bands else ())
+                colours = 1 if picture.grey else 3
+                channels = colours + len(kinds)
                 tiff.encode(
                     file,
-                    samples,
+                    lambda rows: _samples(picture, format, rows),
+                    (height, width) if channels == 1 else (height, width, channels),
+                    picture.pixels.dtype,
                     metadata,
-                    colours=1 if picture.grey else 3,
-                    kinds=alpha + (bands.kinds if bands else ()),
+                    colours=colours,
+                    kinds=kinds,
                     valid=picture.valid if masked else None,
                 )
             else:
@@ -130,9 +138,10 @@ def check_fits(
             raise fault(path, str(error)) from error
 
 
-def write_bytes(pixels: int, channels: int, dtype: Depth, format: str, *, bands: int = 0) -> int:
+def write_bytes(width: int, height: int, channels: int, dtype: Depth, format: str, *, bands: int = 0) -> int:
     """Upper bound of what write() needs at its peak, the Picture not included; see `Header.write_bytes`."""
     format = _format("", format)
+    pixels = width * (min(height, tiff.TILE) if format == "TIFF" else height)  # that the codec gets at a time
     target = _depth(dtype, format)
     written = {1: 3, 2: 4}.get(channels, channels) if format not in HOLD_GREY else channels
     written += bands
@@ -152,9 +161,10 @@ def _depth(dtype: Depth, format: str) -> Depth:
     return dtype if dtype in DEPTHS[format] else DEPTHS[format][-1]
 
 
-def _samples(picture: Picture, format: str) -> Samples:
-    """What the codec gets: (H, W), or (H, W, 2..4) with alpha last, in a depth that the format holds."""
-    pixels, alpha, further = picture.pixels, picture.alpha, picture.bands
+def _samples(picture: Picture, format: str, rows: slice) -> Samples:
+    """What the codec gets of these rows: (H, W), or (H, W, 2..4) with alpha last, in a depth that the format holds."""
+    pixels, further = picture.pixels[rows], picture.bands
+    alpha = None if picture.alpha is None else picture.alpha[rows]
     source, target = pixels.dtype, _depth(pixels.dtype, format)
     height, width = pixels.shape[:2]
     if source == target and not picture.grey and alpha is None and further is None:
@@ -165,7 +175,7 @@ def _samples(picture: Picture, format: str) -> Samples:
     opaque = alpha is None
     samples = np.empty((height * width, colours + (not opaque) + (len(further.kinds) if further else 0)), target)
     if further:  # of a TIFF into a TIFF, and so of the same depth
-        samples[:, colours + (not opaque) :] = further.samples.reshape(height * width, -1)
+        samples[:, colours + (not opaque) :] = further.samples[rows].reshape(height * width, -1)
     # Pixels in a row, whatever the width, so that the intermediate values are few even if the picture is one long line.
     line, alphas = pixels.reshape(-1, 3), None if alpha is None else alpha.reshape(-1)
     for part in colour.bands(height * width, 3):
@@ -192,7 +202,8 @@ def _metadata(picture: Picture, format: str) -> Metadata:
 
 
 def _check_range(samples: Samples, valid: NDArray[np.bool_] | None = None) -> None:
-    where = True if valid is None else valid[..., None]
-    low, high = samples.min(where=where, initial=1), samples.max(where=where, initial=0)
-    if not (low >= 0 and high <= 1):  # also where they are not numbers
-        raise ValueError(f"float samples lie in [{low:g}, {high:g}]; finite and in [0, 1] is accepted")
+    for rows in colour.bands(samples.shape[0], math.prod(samples.shape[1:])):
+        band, where = samples[rows], True if valid is None else valid[rows][..., None]
+        low, high = band.min(where=where, initial=1), band.max(where=where, initial=0)
+        if not (low >= 0 and high <= 1):  # also where they are not numbers
+            raise ValueError(f"float samples lie in [{low:g}, {high:g}]; finite and in [0, 1] is accepted")

@@ -188,7 +188,7 @@ def test_what_is_known_before_is_refused_before_anything_is_computed(tmp_path, d
     fine = picture(tmp_path / "a.png")
     (tmp_path / "out/a.jpg").mkdir(parents=True)
     (tmp_path / "comparing/a-compare.jpg").mkdir(parents=True)
-    monkeypatch.setattr(type(dehazer), "__call__", compute)
+    monkeypatch.setattr(type(dehazer), "stream", compute)
     monkeypatch.setattr(images, "read", compute)
     for source, reason in (
         ("transparent.png", "JPEG holds no transparency"),
@@ -382,15 +382,15 @@ def test_an_empty_name_is_wrong_usage(inputs, output):
 
 def out_of_memory(monkeypatch, dehazer, times):
     """As often as said."""
-    call, left = type(dehazer).__call__, [times]
+    call, left = type(dehazer).stream, [times]
 
-    def fail(self, image, **options):
+    def fail(self, image, result, **options):
         if left[0] == 0:
-            return call(self, image, **options)
+            return call(self, image, result, **options)
         left[0] -= 1
         return torch.empty(10**15)
 
-    monkeypatch.setattr(type(dehazer), "__call__", fail)
+    monkeypatch.setattr(type(dehazer), "stream", fail)
 
 
 def test_running_out_of_memory_is_one_line_and_the_others_are_done(tmp_path, dehazer, monkeypatch):
@@ -418,10 +418,10 @@ class TestOverlap:
 
     def run(self, tmp_path, dehazer, monkeypatch, read, write, call, memory=None):
         """With these in place of reading, writing and dehazing; the pictures are as if done one by one."""
-        originals = images.read, images.write, type(dehazer).__call__
+        originals = images.read, images.write, type(dehazer).stream
         monkeypatch.setattr(images, "read", lambda *a, **k: read(lambda: originals[0](*a, **k)))
         monkeypatch.setattr(images, "write", lambda *a, **k: write(lambda: originals[1](*a, **k)))
-        monkeypatch.setattr(type(dehazer), "__call__", lambda *a, **k: call(lambda: originals[2](*a, **k)))
+        monkeypatch.setattr(type(dehazer), "stream", lambda *a, **k: call(lambda: originals[2](*a, **k)))
         sources = [picture(tmp_path / f"{index}.png", seed=index) for index in range(self.COUNT)]
         assert run(sources, tmp_path / "out", dehazer, memory=memory) == ["done"] * self.COUNT
         monkeypatch.undo()
@@ -492,15 +492,15 @@ def test_a_run_that_is_broken_off_finishes_what_it_writes(tmp_path, dehazer, mon
     write = images.write
     monkeypatch.setattr(images, "write", lambda *a, **k: (time.sleep(0.3), write(*a, **k)))
     sources = [picture(tmp_path / f"{name}.png") for name in "abc"]
-    call, calls = type(dehazer).__call__, []
+    call, calls = type(dehazer).stream, []
 
-    def interrupted(self, image, **options):
+    def interrupted(self, image, result, **options):
         calls.append(image)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return call(self, image, **options)
+        return call(self, image, result, **options)
 
-    monkeypatch.setattr(type(dehazer), "__call__", interrupted)
+    monkeypatch.setattr(type(dehazer), "stream", interrupted)
     outcomes = dehaze_files(plan_jobs(sources, tmp_path / "out"), dehazer)
     assert next(outcomes).done
     with pytest.raises(KeyboardInterrupt):

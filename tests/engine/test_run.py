@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from famkern import engine
-from famkern.engine import storage
+from famkern.engine import disk
 from famkern.models import Student, UStudent
 from famkern.models.student import normalise
 from famkern.ops import formulas
@@ -149,7 +149,7 @@ def test_maps_in_16_bits_cost_little_accuracy(maps, bound):
 
 def test_the_spill_file_is_gone_whatever_happens(tmp_path, monkeypatch):
     monkeypatch.setenv("FAMKERN_SPILL_DIR", str(tmp_path))
-    monkeypatch.setattr(storage, "IN_MEMORY", set())
+    monkeypatch.setattr(disk, "IN_MEMORY", set())
     student, image = Student(16, 1, 1).eval(), torch.rand(3, 50, 50)
     seen = []
     conv3x3 = formulas.conv3x3

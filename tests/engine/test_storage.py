@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from famkern.engine import storage
-from famkern.engine.storage import file_system, open_storage, spill_folder
+from famkern.engine import disk, storage
+from famkern.engine.disk import file_system, spill_folder
+from famkern.engine.storage import open_storage
 
 from .test_plan import plan_of
 
@@ -16,7 +17,7 @@ from .test_plan import plan_of
 @pytest.fixture
 def real_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("FAMKERN_SPILL_DIR", str(tmp_path))
-    monkeypatch.setattr(storage, "IN_MEMORY", set())  # the tests' folder may be a tmpfs
+    monkeypatch.setattr(disk, "IN_MEMORY", set())  # the tests' folder may be a tmpfs
     return tmp_path
 
 
@@ -25,12 +26,12 @@ def test_the_folder_that_the_user_chose_is_used(real_disk):
 
 
 def test_too_little_room_is_said_before_anything_is_computed(real_disk):
-    with pytest.raises(OSError, match=rf"the maps need 1024.0 TiB on disk.*{real_disk} has .*FAMKERN_SPILL_DIR"):
+    with pytest.raises(OSError, match=rf"needs 1024.0 TiB on disk.*{real_disk} has .*FAMKERN_SPILL_DIR"):
         spill_folder(1 << 50)
 
 
 def test_a_folder_in_memory_is_refused(real_disk, monkeypatch):
-    monkeypatch.setattr(storage, "IN_MEMORY", {file_system(real_disk)})
+    monkeypatch.setattr(disk, "IN_MEMORY", {file_system(real_disk)})
     with pytest.raises(OSError, match="is in memory"):
         spill_folder(1000)
 

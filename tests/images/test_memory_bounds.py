@@ -25,6 +25,8 @@ CASES = [
     ("webp", SMALL, "uint8", 4, ["WEBP"]),
 ]
 
+VARIATION = 2 * 2**20  # bytes: peaks of the same step differ by so much from run to run
+
 # Runs in a process of its own, where the kernel's high-water mark of resident memory is set back before each call.
 # Noise is the worst case for all that depends on the content.
 PROGRAM = """
@@ -80,8 +82,8 @@ def measured(tmp_path_factory):
     """The folder with the source files, and the peaks by source and step."""
     folder = tmp_path_factory.mktemp("bounds")
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), json.dumps(CASES)]
-    # Large blocks go back to the system at once, so that a peak is not hidden in what an earlier step left behind.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    # What is freed goes back to the system, so that a peak is not hidden in what an earlier step left behind.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
     return folder, json.loads(done.stdout)
 
@@ -97,7 +99,7 @@ def test_peaks_stay_below_the_bounds(measured, source, size, dtype, channels, ta
     for step, peak in peaks[source].items():
         # Half of the allowance for small things is in reserve, so that it does not hide an array.
         assert peak <= bounds[step] - WORKSPACE_BYTES // 2, step
-        assert bounds[step] <= 1.5 * peak + WORKSPACE_BYTES, step
+        assert bounds[step] <= 1.5 * peak + WORKSPACE_BYTES + VARIATION, step
 
 
 def test_the_bounds_of_a_small_picture_are_small(tmp_path, picture):
