@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format docs fuzz bench native instructions cross emulate sanitize gpu-check gpu-train build wheel clean help
+.PHONY: demo test lint format docs fuzz bench bench-check native instructions cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -26,6 +26,7 @@ help:
 	@echo "make gpu-train  on a machine with a GPU: train the U-shaped student from one packed file of data"
 	@echo "make fuzz     read and write a hundred thousand mutated picture files"
 	@echo "make bench    compare speed with what a user would pick instead"
+	@echo "make bench-check BASE=REF  compare this tree's speed with that of another commit"
 	@echo "make wheel    the source distribution and the wheel, in dist"
 	@echo "make clean    remove the environment and everything built"
 
@@ -62,6 +63,10 @@ fuzz: build
 bench: build
 	$(BIN)/python -m pip install -q -e '.[bench]'
 	$(BIN)/python -m pytest benchmarks -q $(PYTEST)
+
+bench-check: build
+	@test -n "$(BASE)" || { echo "which commit to compare with: make bench-check BASE=main~1"; exit 1; }
+	$(BIN)/python benchmarks/compare_commits.py "$(BASE)"
 
 # The CPU kernels without torch: the objects that the package is linked from, on every instruction set of this machine...
 KERNELS := $(basename $(notdir $(wildcard csrc/cpu/kernels/*.cpp)))
