@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -284,7 +285,7 @@ class Reader {
     Map output_of(const Tensor& tensor, const char* name) {
         constexpr int64_t kLarge = 6 << 20;  // four such buffers fill the last cache of a usual machine
         int64_t bytes = 0;
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
         const Map map = map_of(tensor, 0, name);
         call.stream = call.stream && bytes >= kLarge && reinterpret_cast<uintptr_t>(map.data) % 64 == 0;
         return map;

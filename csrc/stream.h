@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 namespace famkern {
 
@@ -16,7 +17,7 @@ inline void* current_stream(int device) {
     }();
     STD_TORCH_CHECK(query != nullptr, "libtorch_cuda.so does not say what the current stream is");
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(query(device, &stream));
+    TORCH_ERROR_CODE_CHECK(query(device, &stream));
     return stream;
 }
 
