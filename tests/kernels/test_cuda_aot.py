@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc")
-KINDS = ("head", "block", "group", "last_group", "tail")  # in the order of StageKind
+KINDS = ("head", "block", "group", "last_group", "tail", "down", "up", "u_tail")  # in the order of StageKind
 # Registers of a thread at most: three blocks of 128 threads on a multiprocessor, two in a group.
-REGISTERS = {"head": 168, "block": 168, "group": 255, "last_group": 168, "tail": 168}
+REGISTERS = dict.fromkeys(KINDS, 168) | {"group": 255}
 
 
 AFFINITY = {"maps_kernel": 80, "gram_kernel": 80, "spread_kernel": 80}  # three blocks of 256 threads
