@@ -32,8 +32,9 @@ demo: build
 	@$(BIN)/famkern dehaze examples/lake-sherburne-hazy.jpg -o out/lake-sherburne-clear.jpg --compare --overwrite
 	@echo "before | after: out/lake-sherburne-clear-compare.jpg    result: out/lake-sherburne-clear.jpg"
 
+# One process a core, up to four; each test file may use more threads, which are not to wait for each other at full speed.
 test: build
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST)
 
 # All C++ and CUDA.
 SOURCES := 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'tests/native/*.cpp' 'tests/native/*.h' 'tests/cuda/*.cpp' 'tests/cuda/*.h'
@@ -65,7 +66,7 @@ native: build
 	$(CXX) -O2 $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o build/native/test
 	build/native/test
 
-# ... and compiled for aarch64, under an emulator.
+# ... and a part of that compiled for aarch64, under an emulator.
 CROSS    := aarch64-linux-gnu-g++
 EMULATOR := qemu-aarch64
 cross:
@@ -73,7 +74,7 @@ cross:
 	    "(on Debian and Ubuntu: apt install g++-aarch64-linux-gnu qemu-user)"; exit 1; }; done
 	@mkdir -p build/cross
 	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
-	$(EMULATOR) build/cross/test
+	$(EMULATOR) build/cross/test quick
 
 # The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers.
 emulate:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,8 @@ from .ops.kinds import KINDS
 logger = logging.getLogger("famkern")
 
 T = TypeVar("T", Tensor, np.ndarray, Image.Image)
+M = TypeVar("M", Tensor, np.ndarray)
+Map = Tensor | np.ndarray  # (H, W)
 
 MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_THREADS = 1024
@@ -94,7 +96,7 @@ class Dehazer:
         self.window = network.window if window is None else windows.check(window or None, network.levels)
         self.scale_side: int | None = network.scale_side
         if self.scale == "auto" and self.scale_side is None:
-            logger.info("scale is 1 for all pictures: the weights do not say at which length of side they are best")
+            logger.warning("scale is 1 for all pictures: the weights do not say at which length of side they are best")
         self._tensors = fold_norm({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
         self._make_ready()
 
@@ -130,7 +132,7 @@ class Dehazer:
         given = (f"{name}={value}" for name, value in options.items() if value is not None)
         return f"Dehazer({', '.join([self._model, *given])})"
 
-    def __call__(self, image: T, *, progress: Callable[[float], None] | None = None) -> T:
+    def __call__(self, image: T, *, progress: Callable[[float], None] | None = None, valid: Map | None = None) -> T:
         """Remove haze.
 
         Args:
@@ -139,6 +141,8 @@ class Dehazer:
                 of 8 or 16 bits, or a palette, with or without transparency, which stays as it is. Any strides. Pictures
                 of a batch do not influence each other.
             progress: called with the finished fraction, which grows to 1.
+            valid: (H, W) of bools: pixels that hold data. At reduced scale the others count in no fit; what the network
+                sees is `image` everywhere, so fill them with what is near. None: all do.
 
         Returns:
             The clear picture: same kind, shape, dtype and range as `image`; integers are rounded half to even. A palette
@@ -150,22 +154,69 @@ class Dehazer:
             OSError: if maps must go to disk and there is no room.
         """
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(self._dehaze)(image, progress)
-        return self._dehaze(image, progress)
+            return torch.compiler.disable(self._dehaze)(image, progress, valid)
+        return self._dehaze(image, progress, valid)
 
-    def _dehaze(self, image: Any, progress: Callable[[float], None] | None) -> Any:
+    def _dehaze(self, image: Any, progress: Callable[[float], None] | None, valid: Map | None) -> Any:
         if isinstance(image, Image.Image):
-            return self._dehaze_pil(image, progress)
+            return self._dehaze_pil(image, progress, valid)
         if isinstance(image, np.ndarray):
-            return self._dehaze_array(image, progress)
+            return self._dehaze_array(image, progress, valid)
         if isinstance(image, Tensor):
-            return self._dehaze_tensor(image, progress)
+            return self._dehaze_tensor(image, progress, valid)
         raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
+
+    def transmission(self, hazy: M, clear: M, *, valid: Map | None = None) -> M:
+        """Estimate how much light comes through the haze, from a picture and what this made of it.
+
+        It is 1 / a, where clear = a hazy + b is fitted to the colours around each pixel, as at reduced scale, and a is
+        the mean of the three channels; 1 where a is below that. It is fitted at this scale, or if that is 1, at the one
+        that "auto" would choose. An even surface, such as a sky, says nothing of its haze, and comes out as 1.
+
+        Args:
+            hazy: one picture as `__call__` takes it: a tensor (3, H, W) or an array (H, W, 3).
+            clear: its result.
+            valid: as `__call__` takes it.
+
+        Returns:
+            (H, W) float32 in (0, 1]: an array, or a tensor on the device of `hazy`.
+
+        Raises:
+            TypeError, ValueError: as `__call__`, and where strength is 0, which leaves nothing to estimate from.
+            MemoryBoundError: for a memory bound below `transmission_memory`.
+        """
+        if self.strength == 0:
+            raise ValueError("strength is 0: a picture that stays as it is tells nothing of its haze")
+        before: Any = hazy
+        after: Any = clear
+        if isinstance(before, Tensor) and isinstance(after, Tensor):
+            _check_tensor(before, dims=(3,))
+            _check_tensor(after, dims=(3,))
+            device, before, after = self.device or before.device, before.permute(1, 2, 0), after.permute(1, 2, 0)
+            out: Any = torch.empty(before.shape[:2], dtype=torch.float32, device=before.device)
+        elif isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
+            _check_array(before, dims=(3,))
+            _check_array(after, dims=(3,))
+            device, out = self._default_device(), np.empty(before.shape[:2], np.float32)
+        else:
+            raise TypeError("hazy and clear are two torch tensors or two NumPy arrays")
+        if before.shape != after.shape:
+            raise ValueError(f"hazy and clear are of one size, not {tuple(hazy.shape)} and {tuple(clear.shape)}")
+        device, valid = _numbered(device), _check_valid(valid, before.shape)
+        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+            plan = self._transmission_plan(out.shape[0], out.shape[1], device, self.memory)
+            source, result, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
+            source.check(checks)
+            result.check(checks)
+            engine.run_transmission(plan, source, result, out, self.strength, device, valid)
+            checks.look()
+        return out  # type: ignore[no-any-return]
 
     def scale_of(self, height: int, width: int) -> int:
         """The scale at which a picture of this size is dehazed."""
-        if isinstance(self.scale, int):
-            return self.scale
+        return self.scale if isinstance(self.scale, int) else self._auto_scale(height, width)
+
+    def _auto_scale(self, height: int, width: int) -> int:
         if self.scale_side is None:
             return 1
         halves = 2 * max(height, width) - self.scale_side  # rounded half down
@@ -185,37 +236,45 @@ class Dehazer:
             except engine.MemoryBoundError as error:
                 return error.least
 
-    def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None) -> Tensor:
-        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-            raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
-        if image.dim() not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape:
-            raise ValueError(f"a tensor image has the shape (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}")
+    def transmission_memory(self, height: int, width: int) -> int:
+        """The least bound on memory, in bytes, for `transmission` of a picture of this size, on the default device."""
+        with threads.use(self.threads):
+            try:
+                return self._transmission_plan(height, width, self._default_device(), memory=1).need
+            except engine.MemoryBoundError as error:
+                return error.least
+
+    def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None, valid: Map | None) -> Tensor:
+        _check_tensor(image, dims=(3, 4))
+        valid = _check_valid(valid, image.shape[-2:])
         image = image.detach()
         result = torch.empty(image.shape, dtype=image.dtype, device=image.device)
         pictures = image[None] if image.dim() == 3 else image  # (B, 3, H, W)
         results = result[None] if image.dim() == 3 else result
         for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
             report = _part(progress, index, len(pictures))
-            self._run(before.permute(1, 2, 0), after.permute(1, 2, 0), self.device or image.device, report)
+            self._run(before.permute(1, 2, 0), after.permute(1, 2, 0), self.device or image.device, report, valid)
         return result
 
-    def _dehaze_array(self, image: np.ndarray, progress: Callable[[float], None] | None) -> np.ndarray:
-        if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
-            raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
-        if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
-            raise ValueError(f"a NumPy image has the shape (H, W, 3) or (B, H, W, 3), not {image.shape}")
+    def _dehaze_array(
+        self, image: np.ndarray, progress: Callable[[float], None] | None, valid: Map | None
+    ) -> np.ndarray:
+        _check_array(image, dims=(3, 4))
+        valid = _check_valid(valid, image.shape[-3:-1])
         result = np.empty(image.shape, dtype=image.dtype)
         pictures, results = (a[None] if a.ndim == 3 else a for a in (image, result))  # (B, H, W, 3)
         for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
-            self._run(before, after, self._default_device(), _part(progress, index, len(pictures)))
+            self._run(before, after, self._default_device(), _part(progress, index, len(pictures)), valid)
         return result
 
-    def _dehaze_pil(self, image: Image.Image, progress: Callable[[float], None] | None) -> Image.Image:
+    def _dehaze_pil(
+        self, image: Image.Image, progress: Callable[[float], None] | None, valid: Map | None
+    ) -> Image.Image:
         picture = pil.split(image)
         copies = pil.COPIED_BYTES * image.width * image.height
         dehazer = self if self.memory is None else self.limited(max(1, self.memory - copies))
         try:
-            pixels = dehazer._dehaze_array(picture.pixels, progress)
+            pixels = dehazer._dehaze_array(picture.pixels, progress, valid)
         except engine.MemoryBoundError as error:
             raise engine.MemoryBoundError(error.what, error.least + copies, error.bound + copies) from None
         return picture.join(pixels)
@@ -229,6 +288,7 @@ class Dehazer:
         after: Tensor | np.ndarray,
         device: torch.device,
         progress: Callable[[float], None] | None,
+        valid: Map | None,
     ) -> None:
         """Dehaze one picture (H, W, 3) into another of the same size and dtype."""
         if self.strength == 0:
@@ -240,14 +300,14 @@ class Dehazer:
                 progress(1.0)
             return
         device = _numbered(device)
-        key = engine.key_of(before, device) if self.memory is None and progress is None else None
+        key = engine.key_of(before, device) if self.memory is None and progress is valid is None else None
         with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
             if key and self._graphs.replay(key, before, after):  # type: ignore[arg-type]
                 return
             plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
 
             def compute(before: Tensor | np.ndarray, after: Tensor | np.ndarray) -> engine.Checks:
-                return self._compute(before, after, plan, device, progress)
+                return self._compute(before, after, plan, device, progress, valid)
 
             if key and plan.whole:
                 self._graphs.run(key, compute, before, after)  # type: ignore[arg-type]
@@ -261,6 +321,7 @@ class Dehazer:
         plan: engine.Plan | engine.ReducedPlan,
         device: torch.device,
         progress: Callable[[float], None] | None,
+        valid: Map | None,
     ) -> engine.Checks:
         """Start the run on a GPU, and do it on a CPU; returns what must hold for it to be right."""
         source, sink, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
@@ -270,7 +331,7 @@ class Dehazer:
             def run_network(low: engine.Pixels, made: engine.Pixels, report: Callable[[float], None]) -> None:
                 engine.run(plan.network, low, made, device, report, checks)
 
-            engine.run_reduced(plan, source, sink, run_network, self.strength, device, progress)
+            engine.run_reduced(plan, source, sink, run_network, self.strength, device, progress, valid)
             return checks
         blend = sink if self.strength == 1 else Blend(source, sink, self.strength)
         engine.run(plan, source, blend, device, progress, checks)
@@ -292,6 +353,17 @@ class Dehazer:
             height,
             width,
             scale,
+            dtype=self._precision(device)[1],
+            device=device,
+            bound=_available(device) // 2 if memory is None else memory,
+        )
+
+    def _transmission_plan(self, height: int, width: int, device: torch.device, memory: int | None) -> engine.CarryPlan:
+        scale = self.scale_of(height, width)
+        return engine.plan_carry(
+            height,
+            width,
+            scale if scale > 1 else self._auto_scale(height, width),
             dtype=self._precision(device)[1],
             device=device,
             bound=_available(device) // 2 if memory is None else memory,
@@ -360,6 +432,34 @@ def dehaze(
     """
     options = {"strength": strength, "device": device, "dtype": dtype, "memory": memory, "threads": threads}
     return Dehazer(model, window=window, scale=scale, **options)(image)  # type: ignore[arg-type]
+
+
+def _check_tensor(image: Tensor, dims: tuple[int, ...]) -> None:
+    if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
+        raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
+    if image.dim() not in dims or image.shape[-3] != 3 or 0 in image.shape:
+        shapes = " or ".join({3: "(3, H, W)", 4: "(B, 3, H, W)"}[dim] for dim in dims)
+        raise ValueError(f"a tensor image has the shape {shapes}, not {tuple(image.shape)}")
+
+
+def _check_array(image: np.ndarray, dims: tuple[int, ...]) -> None:
+    if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+        raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
+    if image.ndim not in dims or image.shape[-1] != 3 or 0 in image.shape:
+        shapes = " or ".join({3: "(H, W, 3)", 4: "(B, H, W, 3)"}[dim] for dim in dims)
+        raise ValueError(f"a NumPy image has the shape {shapes}, not {image.shape}")
+
+
+def _check_valid(valid: Map | None, size: Sequence[int]) -> Map | None:
+    """The map of valid pixels of a picture of this size (H, W)."""
+    if valid is None:
+        return None
+    if not isinstance(valid, (Tensor, np.ndarray)) or valid.dtype not in (torch.bool, np.dtype(bool)):
+        given = getattr(valid, "dtype", type(valid).__name__)
+        raise TypeError(f"valid is a tensor or NumPy array of bools, not {given}")
+    if tuple(valid.shape) != tuple(size[:2]):
+        raise ValueError(f"valid has the shape {tuple(valid.shape)}, but this picture has {tuple(size[:2])}")
+    return valid
 
 
 def _parse_device(device: str | torch.device | None) -> torch.device | None:

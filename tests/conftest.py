@@ -9,6 +9,8 @@ def pytest_report_header() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests come first, so that no process ends up with one of them when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if torch.cuda.is_available() or config.option.collectonly:
         return
     needing = [item for item in items if item.get_closest_marker("gpu")]

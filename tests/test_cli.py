@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from famkern import cli
+from famkern import cli, dehaze, models
 from famkern.cli.info import info
+from famkern.models import Student
 
 FAMKERN = [sys.executable, "-m", "famkern"]
 
@@ -84,6 +86,39 @@ def test_the_window_is_taken_and_a_wrong_one_refused(tmp_path):
     run = famkern("dehaze", tmp_path / "a.png", "-o", tmp_path / "c", "--window", 40)
     assert run.returncode == 2
     assert "window is a multiple of 16 pixels" in run.stderr
+
+
+def test_the_scale_is_taken_and_a_wrong_one_refused(tmp_path, command):
+    hazy = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
+    Image.fromarray(hazy).save(tmp_path / "a.png")
+    expected = dehaze(hazy, scale=2)
+    for scale in ("2", "auto"):  # 900 / 400
+        result = command("dehaze", tmp_path / "a.png", "-o", tmp_path / scale, "--scale", scale)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert np.array_equal(np.asarray(Image.open(tmp_path / scale / "a.png")), expected)
+    for wrong in ("0", "9", "1.5", "-2", "", "Auto"):
+        result = command("dehaze", tmp_path / "a.png", "-o", tmp_path / "c", f"--scale={wrong}")
+        assert result.returncode == 2
+        assert 'scale is a whole number from 1 to 8, or "auto", not' in result.stderr
+    assert not (tmp_path / "c").exists()
+
+
+def test_auto_for_weights_that_do_not_say_their_side_is_1_and_told(picture, tmp_path, command):
+    save_file(Student(16, 1, 1).state_dict(), tmp_path / "weights.safetensors")
+    at = ("--model", tmp_path / "weights.safetensors", "--scale", "auto")
+    result = command("dehaze", picture, "-o", tmp_path / "out", *at)
+    assert result.returncode == 0
+    assert "scale is 1 for all pictures: the weights do not say" in result.stderr
+
+
+def test_the_map_of_transmission_is_told_in_json_and_needs_an_effect(picture, tmp_path, command):
+    result = command("dehaze", picture, "-o", tmp_path / "out", "--transmission", "--json")
+    assert json.loads(result.stdout)["transmission"] == str(tmp_path / "out/hazy-transmission.png")
+    assert (tmp_path / "out/hazy-transmission.png").exists()
+    for wrong in (["-o", tmp_path / "no", "--strength", "0"], ["-o", "-"]):
+        result = command("dehaze", picture, "--transmission", *wrong)
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_failed_file_gives_1_and_the_others_are_done(picture, tmp_path):
@@ -333,6 +368,12 @@ def test_info_tells_versions_kernels_and_weights():
     assert result.returncode == 0
     for word in ("famkern", "PyTorch", "CPU kernels", "CUDA", "student", "sha256"):
         assert word in result.stdout
+    for name in models.available():
+        network, after = models.load(name), result.stdout.split(f" {models.zoo.summary(name)}\n")[1].splitlines()
+        if getattr(network, "scale_side", None):
+            assert f"--scale auto brings the longer side near {network.scale_side} pixels" in after[0]
+        if getattr(network, "window", None):
+            assert f"channel attention sees windows of {network.window} pixels" in after[0]
 
 
 def test_info_says_what_each_gpu_runs_and_why(monkeypatch, capsys):
@@ -368,6 +409,27 @@ def test_evaluate_prints_figures_beside_those_of_the_input(tmp_path):
     assert re.search(r"student, scale 1 +\d+\.\d\d dB +-?\d\.\d{4}", result.stdout)
     assert "2 pairs" in result.stdout
     assert len((tmp_path / "figures.csv").read_text().splitlines()) == 3
+
+
+def test_evaluate_takes_the_scale(tmp_path, command):
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics (pip install 'famkern[training]')")
+    rng, figures = np.random.default_rng(0), {}
+    for folder, name in (("hazy", "1_1"), ("clear", "1")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 700, 3), dtype=np.uint8)).save(tmp_path / folder / f"{name}.png")
+    for scale in ("1", "2", "auto"):
+        result = command("evaluate", tmp_path, "--scale", scale)
+        assert result.returncode == 0, result.stderr
+        figures[scale] = re.search(rf"student, scale {scale} +(-?\d+\.\d\d dB +-?\d\.\d{{4}})", result.stdout.decode())[
+            1
+        ]
+    assert figures["2"] == figures["auto"] != figures["1"]
+    result = command("evaluate", tmp_path, "--scale", "9")
+    assert result.returncode == 2
+    assert "scale is a whole number from 1 to 8" in result.stderr
+    result = command("evaluate", tmp_path, "--model", "teacher", "--scale", "2")
+    assert result.returncode == 2
+    assert "a teacher is evaluated without" in result.stderr
 
 
 def test_evaluate_says_what_a_folder_lacks(tmp_path):

@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 # room -> rooms that it may import, besides itself
 FLOORS = {
     "__main__": {"cli"},
-    "cli": {"batch", "dehazer", "models", "images", "ops", "training", "engine"},
+    "cli": {"batch", "bench", "dehazer", "models", "images", "ops", "training", "engine"},
     "batch": {"dehazer", "engine", "images"},
+    "bench": {"dehazer", "images", "models", "ops"},
     "selftest": {"dehazer", "models", "ops"},
     "dehazer": {"engine", "models", "numeric", "ops", "pil", "threads"},
     "engine": {"numeric", "ops"},

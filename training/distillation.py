@@ -63,9 +63,10 @@ class Distillation(Task):
         super().__init__(recipe)
         self.pairs = pairs
         self.student = make_student(recipe)
-        largest = max(phase.size for phase in recipe.phases)
-        if recipe.window is not None and recipe.window < largest:
-            raise ValueError(f"crops of {largest} pixels are larger than the window of {recipe.window}")
+        largest, window = max(phase.size for phase in recipe.phases), self.student.window
+        if window is not None and window < largest:
+            whose = f", which {recipe.init} has; --window 0 is for none" if recipe.window is None else ""
+            raise ValueError(f"crops of {largest} pixels are larger than the window of {window}{whose}")
         self.teacher = None if recipe.teacher is None else load_teacher(recipe.teacher)
         self.parts = () if self.teacher is None else ("restoration", "affinity")
         self.average_of(self.student)
@@ -113,8 +114,9 @@ class Distillation(Task):
         return {"loss": loss, "restoration": restoration.detach(), "affinity": affinity.detach()}
 
     def facts(self) -> dict[str, Any]:
-        """The window."""
-        return {} if self.recipe.window is None else {"window": self.recipe.window}
+        """The window, and the side that the weights are best at."""
+        facts = {"window": self.student.window, "scale_side": self.student.scale_side}
+        return {name: value for name, value in facts.items() if value is not None}
 
     def dehazer(self) -> Dehazer:
         """What users would get now: the averaged weights on this device."""
@@ -139,13 +141,19 @@ class Distillation(Task):
             pictures = [(draw["hazy"], draw["clear"]) for draw in draws]
         return [(hazy, dehazer(hazy), clear) for hazy, clear in pictures]
 
+    def to_check(self) -> Sequence[data.Checked]:
+        """What the recipe draws from, and the pairs."""
+        assert isinstance(self.dataset, data.HazePairs)
+        return [*self.dataset.to_check(), *map(data.PairScene, self.pairs)]
+
     def make_dataset(self) -> data.HazePairs:
         """What the recipe draws from."""
         return data.HazePairs([make_source(folder) for folder in self.recipe.folders], seed=self.recipe.seed)
 
 
 def make_student(recipe: StudentRecipe) -> Student | UStudent:
-    """The network that the recipe trains, with the weights that it starts from.
+    """The network that the recipe trains, with the weights that it starts from, their scale_side, and their window if the
+    recipe has none.
 
     Raises:
         ValueError, FileNotFoundError, WeightsError: for weights to start from that are of another network.
@@ -155,15 +163,20 @@ def make_student(recipe: StudentRecipe) -> Student | UStudent:
         student = Student(recipe.channels, recipe.groups, recipe.blocks)
     else:
         student = UStudent(recipe.u.widths, recipe.u.blocks, recipe.u.head)
+    window = recipe.window
     if recipe.init is not None:
-        start, wanted = models.load(recipe.init).state_dict(), student.state_dict()
-        start.pop("window", None)  # the recipe's counts
+        network = models.load(recipe.init)
+        start, wanted = network.state_dict(), student.state_dict()
+        start.pop("window", None)  # set below
         if {name: t.shape for name, t in start.items()} != {name: t.shape for name, t in wanted.items()}:
             numbers = f"of {recipe.channels} channels, {recipe.groups} groups, {recipe.blocks} blocks"
             what = f"student {numbers}" if recipe.u is None else f"U-shaped student, {recipe.u}"
             raise ValueError(f"{recipe.init}: not weights of a {what}")
         student.load_state_dict(start)
-    student.window = recipe.window
+        assert isinstance(network, (Student, UStudent))
+        student.scale_side = network.scale_side
+        window = network.window if window is None else window
+    student.window = window or None
     return student
 
 

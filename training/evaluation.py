@@ -20,6 +20,7 @@ from famkern import images
 from famkern.dehazer import Dehazer
 from famkern.engine import Pixels
 
+from .data.borders import border, inside
 from .data.layouts import Pair, find_pairs
 
 __all__ = [
@@ -79,28 +80,14 @@ def evaluate(dehazer: Dehazer, pairs: Sequence[Pair]) -> Iterator[Score | Failur
 def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
     """Hazy and clear picture (3, H, W) in [0, 1] of one size.
 
-    Where one is larger than the other by the same even number of pixels in height and width, at most a tenth of its
-    shorter side, as the clear pictures of SOTS indoor are (640 x 480 beside 620 x 460), half of that is cropped from each
-    of its sides.
+    Where one is larger than the other by a border, that is cropped: see data/borders.py.
 
     Raises:
         ImageError: (a ValueError) if they differ in another way, and for a file that cannot be read.
     """
     hazy, clear = read(pair.hazy), read(pair.clear)  # (3, H, W)
-    border = (clear.shape[1] - hazy.shape[1]) // 2
-    larger, smaller = (clear, hazy) if border > 0 else (hazy, clear)
-    size = tuple(side - 2 * abs(border) for side in larger.shape[1:])
-    if size != tuple(smaller.shape[1:]) or 20 * abs(border) > min(larger.shape[1:]):
-        raise images.ImageError(
-            images.printable(
-                f"{pair.hazy}: {hazy.shape[2]} x {hazy.shape[1]} pixels, but its clear partner {pair.clear} has "
-                f"{clear.shape[2]} x {clear.shape[1]}; crop them to the same view first"
-            )
-        )
-    if border:
-        cropped = larger[:, abs(border) : -abs(border), abs(border) : -abs(border)]
-        return (hazy, cropped) if border > 0 else (cropped, clear)
-    return hazy, clear
+    more = border(pair.hazy, hazy.shape[1:], pair.clear, clear.shape[1:])
+    return hazy[:, inside(-more), inside(-more)], clear[:, inside(more), inside(more)]
 
 
 def measure(image: Tensor, clear: Tensor) -> tuple[float, float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from famkern import images
 
 from .task import Task
 
@@ -101,13 +103,12 @@ class Journal(Callback):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         self.began -= float(rows[-1]["seconds"]) if rows else 0.0
 
-        def write(beside: Path) -> None:
-            with beside.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows)
-
-        replace(path, write)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        with images.replacing(path, lasting=True) as file:
+            file.write(text.getvalue().encode())
         self.board = SummaryWriter(self.folder / "tensorboard", purge_step=trainer.global_step + 1)
         self.session.report(f"from step {trainer.global_step} to {task.recipe.steps} on {task.device}, {task.how}")
 
@@ -177,13 +178,11 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write beside `path`, then move; what was there becomes the one before."""
         path = Path(path)
-
-        def write(beside: Path) -> None:
-            torch.save(checkpoint, beside)
+        with images.replacing(path, lasting=True) as file:
+            torch.save(checkpoint, file)
+            file.flush()  # for which there may be no room
             if path.exists():
                 path.replace(path.with_name(BEFORE))
-
-        replace(path, write)
 
 
 def export(task: Task, path: Path, step: int) -> None:
@@ -196,17 +195,5 @@ def export(task: Task, path: Path, step: int) -> None:
     # One entry: safetensors writes several in no particular order, and equal weights are to be equal files.
     facts = {"network": task.name, "step": step, "steps": task.recipe.steps, **task.facts()}
     content = to_safetensors(tensors, {"famkern": json.dumps(facts)})
-    replace(path, lambda beside: beside.write_bytes(content))
-
-
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have `path` written whole or not at all: under another name beside it, on the disk, then moved."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)  # a full disk is not to be kept full
-        raise
+    with images.replacing(path, lasting=True) as file:
+        file.write(content)

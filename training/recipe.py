@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from famkern import images
+
 from .data import Phase, StepSampler, find_pairs
 
 R = TypeVar("R")
@@ -149,7 +151,8 @@ class StudentRecipe(Recipe):
     channels, groups, blocks  of the network, see models.Student
     u                         of a U-shaped network instead
     init                      weights to start from; None: PyTorch's initialisation
-    window                    of channel attention outside training, see models.Student; crops are seen whole
+    window                    of channel attention outside training, see models.Student; crops are seen whole. None: that
+                              of the weights to start from; 0: none
     teacher                   name or path of the teacher; None: no feature affinity
     fam_scale                 see famkern.feature_affinity_loss
     """
@@ -278,7 +281,8 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
 
 def write(path: Path, recipe: Recipe) -> None:
     """Keep a recipe as JSON."""
-    path.write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    with images.replacing(path, lasting=True) as file:
+        file.write((json.dumps(asdict(recipe), indent=2) + "\n").encode())
 
 
 def read(path: Path, kind: type[R]) -> R:

@@ -31,10 +31,9 @@ from torch.utils.data import DataLoader
 
 from famkern import images
 
-from . import plots
+from . import data, plots
 from . import recipe as recipes
-from .data import StepSampler
-from .journal import BEFORE, CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, WholeFiles, replace
+from .journal import BEFORE, CHECKPOINT, EVENTS, LOG, Averaging, Journal, Session, WholeFiles
 from .recipe import Recipe
 from .task import Task
 
@@ -138,9 +137,10 @@ def is_first_process() -> bool:
 
 
 def prepare(task: Task, session: Session) -> None:
-    """Make the session's folder ready for a run, or see that the one in it is the task's.
+    """Make the session's folder ready for a run, or see that the one in it is the task's; see that all data are whole.
 
     Raises:
+        ValueError: if they are not.
         RunError: if it holds a run and neither resuming nor overwriting was asked for, or one of another recipe, or
             none to resume.
     """
@@ -155,16 +155,19 @@ def prepare(task: Task, session: Session) -> None:
         different = recipes.differences(recipe, resumed(folder, type(recipe)))
         if different:
             raise RunError(f"{folder}: the run here has another recipe: {'; '.join(different)}")
-        return
-    if (folder / RECIPE).exists() and not session.overwrite:
+    elif (folder / RECIPE).exists() and not session.overwrite:
         raise RunError(f"{folder}: holds a run; resume it, overwrite it, or choose another folder")
+    data.check(task.to_check(), session.report)
+    images.remove_dead(folder)
+    if session.resume:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     for path in (
         *(folder / name for name in (CHECKPOINT, BEFORE, LOG, task.weights, CURVES, SAMPLES)),
         *folder.glob(EVENTS),
     ):
         path.unlink(missing_ok=True)
-    replace(folder / RECIPE, lambda beside: recipes.write(beside, recipe))
+    recipes.write(folder / RECIPE, recipe)
 
 
 def resumed(folder: Path, kind: type[R]) -> R:
@@ -202,7 +205,7 @@ class _Loader(DataLoader[dict[str, Tensor]]):
 def _loader(task: Task, trainer: Trainer, session: Session) -> _Loader:
     """The data of the steps that are left; called when the trainer knows its step and rank."""
     recipe = task.recipe
-    sampler = StepSampler(
+    sampler = data.StepSampler(
         recipe.phases, recipe.steps, trainer.global_step, rank=trainer.global_rank, world=trainer.world_size
     )
     workers, cuda = session.workers, task.device.type == "cuda"

@@ -68,6 +68,11 @@ class SuperResolution(Task):
             pairs = [(halved(crop[None])[0], crop) for crop in crops]
         return [(bicubic(small), run_teacher(self._averaged(), small), sharp) for small, sharp in pairs]
 
+    def to_check(self) -> Sequence[data.Checked]:
+        """What the recipe draws from, and the pictures."""
+        assert isinstance(self.dataset, data.SharpCrops)
+        return [*self.dataset.to_check(), *self.pictures]
+
     def make_dataset(self) -> data.SharpCrops:
         """What the recipe draws from."""
         odd = [phase.size for phase in self.recipe.phases if phase.size % 2]
@@ -179,6 +184,23 @@ class Picture:
     sharp: Path
     small: Path | None
 
+    @property
+    def files(self) -> Sequence[data.File]:
+        """Both, or the one that there is."""
+        return [data.File(path) for path in (self.sharp, self.small) if path]
+
+    def check(self, size: data.Sizes) -> None:
+        """Raise ValueError if the small one is not half the size, but for an odd last row or column."""
+        if self.small is None:
+            return
+        height, width = size(self.sharp)
+        if size(self.small) != (height // 2, width // 2):
+            small = size(self.small)
+            raise ValueError(
+                f"{self.small}: {small[1]} x {small[0]} pixels, but {self.sharp} has {width} x {height}; half of that "
+                "expected"
+            )
+
     def read(self) -> tuple[Tensor, Tensor]:
         """The small one (3, H, W) and the sharp one (3, 2H, 2W) in [0, 1]; an odd last row or column is left out.
 
@@ -186,14 +208,12 @@ class Picture:
             ValueError: if the small one is not half the size.
         """
         sharp = evaluation.read(self.sharp)
-        sharp = sharp[:, : sharp.shape[1] // 2 * 2, : sharp.shape[2] // 2 * 2]
-        small = halved(sharp[None])[0] if self.small is None else evaluation.read(self.small)
-        if sharp.shape[1:] != (2 * small.shape[1], 2 * small.shape[2]):
-            raise ValueError(
-                f"{self.small}: {small.shape[2]} x {small.shape[1]} pixels, but {self.sharp} has "
-                f"{sharp.shape[2]} x {sharp.shape[1]}; half of that expected"
-            )
-        return small, sharp
+        even = sharp[:, : sharp.shape[1] // 2 * 2, : sharp.shape[2] // 2 * 2]
+        if self.small is None:
+            return halved(even[None])[0], even
+        small = evaluation.read(self.small)
+        self.check(lambda path: tuple((small if path == self.small else sharp).shape[1:]))  # type: ignore[arg-type,return-value]
+        return small, even
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
+from .data import Checked
 from .recipe import Loss, Recipe
 
 T = TypeVar("T")
@@ -81,6 +82,10 @@ class Task(LightningModule):
     @abstractmethod
     def make_dataset(self) -> Dataset[dict[str, Tensor]]:
         """What the recipe draws from: takes data.Draw."""
+
+    @abstractmethod
+    def to_check(self) -> Sequence[Checked]:
+        """All files that are read for training and validation."""
 
     @abstractmethod
     def validate(self, part: slice) -> list[dict[str, float]]:

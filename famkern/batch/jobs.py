@@ -34,6 +34,8 @@ class Options:
         quality: 1..100 of JPEG and lossy WebP outputs; None for the default of `famkern.images.write`.
         suffix: put between the stem and the extension of each output.
         compare: also write NAME-compare.jpg, hazy left and clear right.
+        transmission: also write NAME-transmission.png, 16-bit grey: how much light came through the haze, by
+            `Dehazer.transmission`; .tif beside a TIFF, with its place on the ground. It is 0 where there are no data.
         max_pixels: refuse larger pictures.
         memory: bound in bytes (or text such as "1GiB") on everything that processing a picture allocates: the picture
             itself, the maps, the buffers of the codecs. None: as `Dehazer`.
@@ -47,6 +49,7 @@ class Options:
     quality: int | None = None
     suffix: str = ""
     compare: bool = False
+    transmission: bool = False
     max_pixels: int = images.MAX_PIXELS
     memory: int | str | None = None
     mask: str | os.PathLike[str] | None = None
@@ -81,13 +84,14 @@ class Job:
     source: Path
     target: Path
     compare: Path | None = None  # where before | after goes
+    transmission: Path | None = None  # where the map of haze goes
     skip: Skip | None = None
     problem: str | None = None
 
     @property
     def outputs(self) -> list[Path]:
         """All files that it writes."""
-        return [self.target] if self.compare is None else [self.target, self.compare]
+        return [path for path in (self.target, self.compare, self.transmission) if path]
 
 
 @dataclass(frozen=True)
@@ -106,3 +110,9 @@ class Outcome:
 def comparison(target: Path) -> Path:
     """Where before | after of this output goes."""
     return target.with_name(f"{target.stem}-compare.jpg")
+
+
+def haze_map(target: Path) -> Path:
+    """Where the map of transmission of this output goes."""
+    suffix = target.suffix if images.SUFFIXES.get(target.suffix.lower()) == "TIFF" else ".png"
+    return target.with_name(f"{target.stem}-transmission{suffix}")

@@ -6,7 +6,7 @@ skipped and failed add up to what was asked for.
 Inputs and outputs may share folders. What an earlier run wrote must then not be taken for an input. Two rules see to it:
 
 - where the output folder lies inside a folder to be searched, all in it are outputs;
-- elsewhere, a file with the name of the output, or of the comparison, for another input is that.
+- elsewhere, a file with the name of the output, the comparison or the map of haze for another input is that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import images
-from .jobs import FORMATS, Job, Options, Skip, comparison
+from .jobs import FORMATS, Job, Options, Skip, comparison, haze_map
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,25 @@ def plan_jobs(
             jobs.append(Job(item.path, item.path, skip=item.skip, problem=item.problem))
             continue
         target = target_of(item)
-        compare = comparison(target) if options.compare else None
+        job = Job(
+            item.path,
+            target,
+            comparison(target) if options.compare else None,
+            haze_map(target) if options.transmission else None,
+        )
         problem = None
-        for path in filter(None, (target, compare)):
+        for path in job.outputs:
             real = os.path.realpath(path)
             if real in sources and sources[real] is item:
                 problem = f"{item.path}: the output {path} is itself; choose another folder or --suffix"
-            elif real in sources and _is_lost(sources[real], made=bool(options.suffix) or path is compare, by=options):
+            elif real in sources and _is_lost(
+                sources[real], made=bool(options.suffix) or path is not target, by=options
+            ):
                 problem = f"{item.path}: the output {path} is another input; choose another folder or --suffix"
             elif real in taken:
                 problem = f"{item.path}: the output {path} is already that of {taken[real]}; use separate folders"
             taken.setdefault(real, item.path)
-        jobs.append(Job(item.path, target, compare, problem=problem))
+        jobs.append(replace(job, problem=problem))
     return jobs
 
 
@@ -193,7 +200,7 @@ def _outputs_marked(found: list[_Found], target_of: Callable[[_Found], Path]) ->
     written: dict[str, _Found] = {}
     for item in filter(lambda item: item.open, found):
         target = target_of(item)
-        for path in (target, comparison(target)):
+        for path in (target, comparison(target), haze_map(target)):
             written.setdefault(os.path.realpath(path), item)
     result = []
     for item in found:

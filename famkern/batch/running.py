@@ -35,8 +35,11 @@ def dehaze_files(
 
     Raises:
         ImageError: if the mask cannot be read.
+        ValueError: if the map of transmission is asked for at strength 0, which leaves nothing to estimate it from.
     """
     options = options or Options()
+    if options.transmission and dehazer.strength == 0:
+        raise ValueError("strength is 0: a picture that stays as it is tells nothing of its haze")
     mask = Mask(options.mask, options.max_pixels) if options.mask is not None else None
     return _outcomes(jobs, dehazer, options, mask, progress)
 
@@ -77,8 +80,8 @@ def _checked(job: Job, dehazer: Dehazer, options: Options, mask: Mask | None) ->
     header = images.header(job.source, max_pixels=options.max_pixels)
     format = images.SUFFIXES[job.target.suffix.lower()]
     header.check_fits(job.target, format)
-    if job.compare:
-        images.check_writable(job.compare)
+    for path in job.outputs[1:]:
+        images.check_writable(path)
     if mask:
         mask.check(header)
     if options.memory is None:
@@ -86,7 +89,10 @@ def _checked(job: Job, dehazer: Dehazer, options: Options, mask: Mask | None) ->
     bound, held = parse_bytes(options.memory), _held_bytes(header) + (mask.bytes if mask else 0)
     network = dehazer.least_memory(header.height, header.width) if dehazer.strength else 0
     comparison = images.side_by_side_bytes(header) if job.compare else 0
-    least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison))
+    transmission = images.haze_map_bytes(header) if job.transmission else 0
+    if job.transmission:
+        transmission += dehazer.transmission_memory(header.height, header.width)
+    least = max(header.read_bytes, held + max(network, header.write_bytes(format), comparison, transmission))
     if mask:
         least = max(mask.read_bytes, mask.bytes + least)
     if least > bound:
@@ -107,7 +113,12 @@ def _dehaze_file(
     gaps = images.Gaps(picture) if picture.valid is not None or picture.alpha is not None else None
     if gaps:
         gaps.fill(picture.pixels)
-    pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)))
+    valid = gaps.valid if gaps else None
+    pixels = dehazer(picture.pixels, progress=progress and (lambda fraction: progress(job, fraction)), valid=valid)
+    if job.transmission and job.transmission in missing:
+        transmission = dehazer.transmission(picture.pixels, pixels, valid=valid)
+        images.write(job.transmission, images.haze_map(picture, transmission, valid))
+        del transmission
     if gaps:
         gaps.restore(picture.pixels)
         gaps.restore(pixels)

@@ -18,6 +18,7 @@ COMMANDS = {
     "dehaze": "Remove haze from pictures: JPEG, PNG, WebP, TIFF, BMP, of any size.",
     "info": "Show versions, devices, the kernels in use and why, and the weights that come with famkern.",
     "evaluate": "Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.",
+    "bench": "Measure the speed and memory of famkern on this machine's CPU, beside PyTorch and what else is installed.",
     "synthesize": "Make hazy pictures as training does, but none without haze: OUT/hazy, OUT/clear, OUT/transmission "
     "(16-bit grey).",
     "train": "Train networks from photographs.",

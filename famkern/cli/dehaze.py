@@ -47,6 +47,12 @@ def dehaze(
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of JPEG and lossy WebP.")] = None,
     suffix: Annotated[str, typer.Option(help="Added to the name of each output.")] = "",
     compare: Annotated[bool, typer.Option("--compare", help="Also write NAME-compare.jpg, before | after.")] = False,
+    transmission: Annotated[
+        bool,
+        typer.Option(
+            "--transmission", help="Also write NAME-transmission.png, an estimate: white where there is no haze."
+        ),
+    ] = False,
     mask: Annotated[
         Path | None, typer.Option(help="A grey picture, as large as the inputs: white is dehazed, black stays.")
     ] = None,
@@ -65,9 +71,9 @@ def dehaze(
     report = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)
     with ExitStack() as stack:
         with wrong_usage():
-            if output == PIPE and (compare or json or dry_run):
+            if output == PIPE and (compare or transmission or json or dry_run):
                 raise ValueError(
-                    "- (standard output) takes a picture, and goes without --compare, --json and --dry-run"
+                    "- (standard output) takes a picture, and goes without --compare, --transmission, --json, --dry-run"
                 )
             options = batch.Options(
                 overwrite=overwrite,
@@ -75,6 +81,7 @@ def dehaze(
                 quality=quality,
                 suffix=suffix,
                 compare=compare,
+                transmission=transmission,
                 max_pixels=max_pixels,
                 memory=memory,
                 mask=mask,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 
 import torch
+from torch import nn
 
 from .. import __version__, models
 from ..ops import route
@@ -34,7 +35,19 @@ def info() -> None:
         show("CUDA", "no device found by PyTorch")
     for name in models.available():
         show("weights", models.zoo.summary(name))
+        if facts := _describe(models.load(name)):
+            show("", facts)
         show("", f"sha256 {models.zoo.checksums()[name]}")
+
+
+def _describe(network: nn.Module) -> str:
+    """What a student's weights say beside their numbers."""
+    facts = []
+    if side := getattr(network, "scale_side", None):
+        facts.append(f"--scale auto brings the longer side near {side} pixels")
+    if window := getattr(network, "window", None):
+        facts.append(f"channel attention sees windows of {window} pixels")
+    return "; ".join(facts)
 
 
 def _describe_cpu_kernels(isa: str, reason: str | None) -> str:

@@ -21,8 +21,8 @@ class Report:
     """Counts outcomes, and tells of them; done, skipped and failed add up to all.
 
     quiet     of failures only
-    json      of each file, a line of JSON on standard output: source, target, compare, status (done, skipped, failed, or
-              in a dry run to do) and reason
+    json      of each file, a line of JSON on standard output: source, target, compare, transmission, status (done, skipped,
+              failed, or in a dry run to do) and reason
     dry_run   of each file, a line on standard output that says what would become of it
     silent    never on standard output, where a picture goes
     """
@@ -58,7 +58,11 @@ class Report:
         if outcome.problem:
             complain(outcome.problem)
         if self.json:
-            paths = {"source": job.source, "target": job.target, "compare": job.compare} if outcome.done else {}
+            paths = (
+                {"source": job.source, "target": job.target, "compare": job.compare, "transmission": job.transmission}
+                if outcome.done
+                else {}
+            )
             fields = {name: str(path) for name, path in ({"source": job.source} | paths).items() if path}
             status = "failed" if outcome.problem else "skipped" if outcome.skipped else self._verb
             reason = outcome.problem or (outcome.skipped and outcome.skipped.value)

@@ -88,7 +88,11 @@ def train_student(
     ] = None,
     init: Annotated[str | None, typer.Option(help="Weights to start from: a name or file.")] = None,
     window: Annotated[
-        int | None, typer.Option(min=16, help="For channel attention afterwards: at least the crops. Default: all.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="For channel attention afterwards: at least the crops; 0: all. Default: that of --init, else all.",
+        ),
     ] = None,
     seed: SeedOption = None,
     average: AverageOption = None,

@@ -22,10 +22,11 @@ from .lowering import lower
 from .memory import available_memory, format_bytes, parse_bytes
 from .pixels import Pixels
 from .plan import MemoryBoundError, Plan, make_plan
-from .reduced import ReducedPlan, plan_reduced, run_reduced
+from .reduced import CarryPlan, ReducedPlan, plan_carry, plan_reduced, run_reduced, run_transmission
 from .run import Sink, Source, run
 
 __all__ = [
+    "CarryPlan",
     "Checks",
     "Graphs",
     "Line",
@@ -43,7 +44,9 @@ __all__ = [
     "lower",
     "make_plan",
     "parse_bytes",
+    "plan_carry",
     "plan_reduced",
     "run",
     "run_reduced",
+    "run_transmission",
 ]

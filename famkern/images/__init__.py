@@ -10,6 +10,7 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 from .compare import side_by_side, side_by_side_bytes
 from .files import check_writable, remove_dead, replacing
 from .gaps import Gaps, gaps_bytes
+from .haze_map import haze_map, haze_map_bytes
 from .picture import (
     INSTALL,
     MAX_PIXELS,
@@ -42,6 +43,8 @@ __all__ = [
     "Picture",
     "check_writable",
     "gaps_bytes",
+    "haze_map",
+    "haze_map_bytes",
     "header",
     "is_readable",
     "printable",

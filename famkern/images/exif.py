@@ -26,7 +26,7 @@ MARK = b"Exif\0\0"  # before a block in a JPEG
 # Bytes per value of each field type, and of the unit in which its byte order is reversed.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SWAPPED = SIZES | {5: 4, 10: 4}
-LONG, RATIONAL, LONG8 = 4, 5, 16
+ASCII, LONG, RATIONAL, LONG8 = 2, 4, 5, 16
 INCH, CENTIMETRE = 2, 3  # of RESOLUTION_UNIT
 
 

@@ -27,8 +27,10 @@ ADVICE = "check the folder, its permissions and the disk"
 
 
 @contextmanager
-def replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | PathLike[str], *, lasting: bool = False) -> Iterator[BinaryIO]:
     """A new file, open for reading and writing, that takes the place of `path` if the block ends well.
+
+    `lasting`: not before it is on the disk, so that even a power failure leaves one of the two whole.
 
     Raises ImageError if it cannot be written, with the system's reason.
     """
@@ -40,6 +42,9 @@ def replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
         try:
             with file:
                 yield file
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink()

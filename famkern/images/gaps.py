@@ -34,6 +34,11 @@ class Gaps:
         self._nodata, self._grey = picture.nodata, picture.grey
         self._kept = picture.pixels[missing]  # (N, 3)
 
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(H, W): the pixels that hold data."""
+        return ~self._missing
+
     def fill(self, pixels: Samples) -> None:
         """Fill them in place: each with the mean of the smallest block of 2^n x 2^n pixels around it that has data."""
         if not len(self._kept) or self._missing.all():

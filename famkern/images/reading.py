@@ -156,7 +156,8 @@ def _opened(path: str | PathLike[str], max_pixels: int) -> Iterator[Stored]:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise fault(path, f"cannot be opened ({error.strerror}); check the name and the permissions") from error
-    with file, tiff.quiet.while_reading():
+    # Of damaged numbers, libraries compute what NumPy would warn of.
+    with file, tiff.quiet.while_reading(), np.errstate(all="ignore"):
         try:
             stored = _without_damage(_codec(file)(file))
             if stored.width * stored.height > max_pixels:

@@ -393,8 +393,9 @@ def test_running_out_of_memory_is_one_line_and_the_others_are_done(tmp_path, deh
     assert second.done
 
 
-@pytest.mark.parametrize("compare", [False, True])
-def test_the_least_bound_that_an_error_states_is_enough(tmp_path, dehazer, compare):
+@pytest.mark.parametrize(("compare", "scale"), [(False, 1), (True, 1), (False, 2), (True, 8)])
+def test_the_least_bound_that_an_error_states_is_enough(tmp_path, compare, scale):
+    dehazer = famkern.Dehazer(Student(16, 1, 1), scale=scale)
     source = picture(tmp_path / "wide.png", (6000, 20))
     (line,) = run([source], tmp_path / "out", dehazer, memory="1MiB", compare=compare)
     least = int(line.split("at least ")[1].split()[0])

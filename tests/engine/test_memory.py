@@ -64,13 +64,14 @@ PROBE = """
         line = next(line for line in open("/proc/self/status") if line.startswith(key))
         return int(line.split()[1]) * 1024
 
-    memory, dtype, height, width = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    memory, call, dtype = sys.argv[1:4]
+    height, width, scale = map(int, sys.argv[4:])
     torch.manual_seed(0)
-    dehazer = famkern.Dehazer(famkern.models.Student(16, 1, 1), memory=memory, dtype=dtype)
+    dehazer = famkern.Dehazer(famkern.models.Student(16, 1, 1), memory=memory, dtype=dtype, scale=scale)
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     before = status("VmRSS")
     open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts again from here
-    result = dehazer(image)
+    result = dehazer(image) if call == "dehaze" else dehazer.transmission(image, image)
     print(status("VmHWM") - before - result.nbytes)
 """
 
@@ -100,16 +101,19 @@ def test_a_pil_image_keeps_to_the_memory_bound_with_all_its_copies(mode):
 
 
 @pytest.mark.parametrize(
-    ("memory", "dtype", "size"),
+    ("memory", "call", "dtype", "size", "scale"),
     [
-        ("1GiB", "float32", (2160, 3840)),
-        ("256MiB", "float32", (2160, 3840)),
-        ("96MiB", "float16", (2160, 3840)),
-        ("48MiB", "float32", (1500, 700)),
+        ("1GiB", "dehaze", "float32", (2160, 3840), 1),
+        ("256MiB", "dehaze", "float32", (2160, 3840), 1),
+        ("96MiB", "dehaze", "float16", (2160, 3840), 1),
+        ("48MiB", "dehaze", "float32", (1500, 700), 1),
+        ("96MiB", "dehaze", "float32", (2160, 3840), 2),
+        ("48MiB", "dehaze", "float32", (2160, 3840), 5),
+        ("48MiB", "transmission", "float32", (2160, 3840), 3),
     ],
 )
-def test_a_run_keeps_to_its_memory_bound(memory, dtype, size):
-    check(PROBE, memory, dtype, *map(str, size))
+def test_a_run_keeps_to_its_memory_bound(memory, call, dtype, size, scale):
+    check(PROBE, memory, call, dtype, *map(str, (*size, scale)))
 
 
 def check(script, memory, *arguments):

@@ -8,7 +8,7 @@ import stat
 import numpy as np
 import pytest
 
-from famkern.images import ImageError, Picture, bmp, jpeg, png, read, tiff, webp, write
+from famkern.images import ImageError, Picture, bmp, jpeg, png, read, replacing, tiff, webp, write
 
 CODECS = {"JPEG": jpeg, "PNG": png, "WEBP": webp, "TIFF": tiff, "BMP": bmp}
 FORMATS = list(CODECS)
@@ -140,3 +140,14 @@ def test_names_may_be_strings_and_relative(tmp_path, picture, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("a.png", picture())
     assert np.array_equal(read("a.png").pixels, picture().pixels)
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_what_is_to_last_is_on_the_disk_before_it_takes_the_place(folder, monkeypatch, lasting):
+    seen, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append(os.fstat(number).st_size))
+    monkeypatch.setattr(os, "replace", lambda *paths: seen.append("moved") or replace(*paths))
+    with replacing(folder / "a", lasting=lasting) as file:
+        file.write(b"new")
+    assert seen == ([3, "moved"] if lasting else ["moved"])
+    assert (folder / "a").read_bytes() == b"new"

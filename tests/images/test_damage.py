@@ -89,6 +89,20 @@ def test_flipped_bytes_are_an_image_error_or_an_image(tmp_path, picture, format)
                 assert isinstance(read(tmp_path / "b", max_pixels=10**6), Picture)
 
 
+def test_damaged_numbers_are_no_warning_of_numpy(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((40, 40, 3), 8, np.uint8), photometric="rgb", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        tag = file.pages.first.tags[258]  # bits of each channel; tifffile hands long ones on as arrays
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[tag.offset + 4 : tag.offset + 8] = (1028).to_bytes(4, "little")
+    data[tag.valueoffset : tag.valueoffset + 2] = (250).to_bytes(2, "little")
+    (tmp_path / "a.tif").write_bytes(data)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert "damaged, or of a kind that is not supported" in problem(tmp_path / "a.tif")
+    assert not told
+
+
 def test_what_is_no_image_file(tmp_path):
     assert "No such file" in problem(tmp_path / "missing.png")
     assert "No such file" in problem(tmp_path / "no folder" / "missing.png")

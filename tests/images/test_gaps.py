@@ -1,5 +1,6 @@
 """Orthophotos: pixels without data stay as they are and count for nothing; further bands stay as they are."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -67,9 +68,12 @@ class TestNodata:
         assert np.array_equal(read(tmp_path / "b.tif").valid, valid)
         assert (result != samples)[valid].any()
 
-    @pytest.mark.parametrize(("dtype", "nodata"), NODATA)
-    def test_its_value_does_not_matter(self, tmp_path, dehazer, valid, dtype, nodata):
-        results = []
+    @pytest.mark.parametrize(
+        ("dtype", "nodata", "scale"), [*((*kind, 1) for kind in NODATA), (U8, 0, 2), (F32, -9999, 3)]
+    )
+    def test_its_value_does_not_matter(self, tmp_path, dehazer, valid, dtype, nodata, scale):
+        dehazer, results = copy.copy(dehazer), []
+        dehazer.scale = scale
         for value in (nodata, 1 if dtype == F32 else 77):
             samples = ortho(dtype, value, valid)
             tags = [(42113, 2, 0, str(value), True)]
@@ -77,6 +81,16 @@ class TestNodata:
             dehaze(tmp_path / "a.tif", tmp_path / "b.tif", dehazer, overwrite=True)
             results.append(tifffile.imread(tmp_path / "b.tif")[valid])
         assert np.array_equal(*results)
+
+    def test_it_counts_in_no_fit(self, tmp_path, dehazer, valid, monkeypatch):
+        """The dehazer is told, whatever it makes of that: tests/engine/test_transmission.py."""
+        told = []
+        call = type(dehazer).__call__
+        monkeypatch.setattr(type(dehazer), "__call__", lambda *a, **k: told.append(k["valid"]) or call(*a, **k))
+        tags = [(42113, 2, 0, "0", True)]
+        tifffile.imwrite(tmp_path / "a.tif", ortho(U8, 0, valid), photometric="rgb", extratags=tags)
+        dehaze(tmp_path / "a.tif", tmp_path / "b.tif", dehazer)
+        assert np.array_equal(told, [valid])
 
     @pytest.mark.parametrize(("dtype", "nodata", "other"), [(U8, 0, 1), (U8, 255, 254), (U16, 9, 10), (F32, 0, None)])
     def test_no_valid_pixel_becomes_nodata(self, valid, dtype, nodata, other):

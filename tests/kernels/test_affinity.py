@@ -121,6 +121,7 @@ def test_l1(kernels, case, dtype, device) -> None:
     assert relative(kernels.affinity_l1_backward(maps, expanded), wanted) < 10 * tolerance(maps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 @pytest.mark.parametrize("device", [None])
 def test_under_the_interpreter(device) -> None:

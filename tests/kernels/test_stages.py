@@ -280,6 +280,7 @@ def test_the_whole_network(C, dtype, device, monkeypatch) -> None:
     assert error(got.cpu(), right) / right.numel() ** 0.5 <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 @pytest.mark.parametrize("device", [None])
 def test_under_the_interpreter(device) -> None:

@@ -193,6 +193,21 @@ def test_a_wrong_window_in_the_metadata_gets_one_line(tmp_path):
         load(tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize(("metadata", "side"), [(None, None), ({"famkern": '{"scale_side": 640}'}, 640)])
+def test_the_side_that_the_weights_are_best_at_stands_in_the_metadata(tmp_path, metadata, side):
+    save_file(Student(16, 1, 1).state_dict(), tmp_path / "a.safetensors", metadata)
+    assert load(tmp_path / "a.safetensors").scale_side == side
+
+
+@pytest.mark.parametrize("side", ["0", "-640", "1.5", "640.0", "true", '"wide"', "[640]", "null"])
+def test_a_wrong_side_in_the_metadata_gets_one_line(tmp_path, side):
+    save_file(Student(16, 1, 1).state_dict(), tmp_path / "a.safetensors", {"famkern": f'{{"scale_side": {side}}}'})
+    with pytest.raises(
+        WeightsError, match=r"a.safetensors: its metadata say: scale_side is a positive number of pixels"
+    ):
+        load(tmp_path / "a.safetensors")
+
+
 def test_unpickling_numpy_scalars_opens_no_door_for_others(tmp_path):
     before = set(map(repr, torch.serialization.get_safe_globals()))
     torch.save({"max_psnr": np.float64(21.0), "model": Student(16, 1, 1).state_dict()}, tmp_path / "a.pk")

@@ -23,6 +23,10 @@ void test_scale();
 
 inline int checks = 0, failures = 0;
 
+// A part of the cases, in which every value of each of their properties still comes up: for slow emulators.
+inline bool quick = false;
+inline bool left_out(int one, int other, int of) { return quick && (one + other) % of != 0; }
+
 // Counts a check, and prints what it is about if it does not hold.
 inline void expect(bool holds, const std::string& what) {
     ++checks;

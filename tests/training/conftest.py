@@ -7,8 +7,9 @@ from PIL import Image
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    """Training sets what is global: threads, determinism, and, when interrupted, what Ctrl-C does."""
+def as_before(tmp_path_factory, monkeypatch):
+    """Training sets what is global: threads, determinism, when interrupted, what Ctrl-C does; and keeps a cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     handler = signal.getsignal(signal.SIGINT)
     yield

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from famkern import models
 from famkern.models.student import normalise
 from famkern.ops import affinity
-from famkern.training import distillation, journal, recipe, run
+from famkern.training import data, distillation, journal, recipe, run
 from famkern.training.task import restoration_loss
 
 
@@ -103,6 +103,22 @@ def test_start_from_weights(make, tmp_path):
     task = make(init=str(tmp_path / "start.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(task.student.parameters(), student.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(task.averaged.parameters(), student.parameters(), strict=True))
+
+
+def test_what_weights_say_of_themselves_goes_on(make, tmp_path):
+    start, end = tmp_path / "start.safetensors", tmp_path / "student.safetensors"
+    facts = {"famkern": '{"window": 96, "scale_side": 640}'}
+    save_file(models.Student(16, 2, 1).state_dict(), start, facts)
+    for given, window in ((None, 96), (128, 128), (0, None)):
+        task = make(init=str(start), window=given)
+        journal.export(task, end, step=3)
+        trained = models.load(end)
+        assert (trained.window, trained.scale_side) == (window, 640)
+        assert (task.dehazer().window, task.dehazer().scale_side) == (window, 640)
+    with pytest.raises(
+        ValueError, match=r"crops of 240 pixels .* the window of 96, which .* has; --window 0 is for none"
+    ):
+        make(init=str(start), phases=(data.Phase(1.0, 240, 1),))
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])

@@ -52,7 +52,7 @@ def test_pairs_that_cannot_be_measured_are_named_and_the_others_are_measured(tmp
     save(tmp_path / "clear/9.png")
     dehazer = famkern.Dehazer(Student(16, 1, 1))
     sizes, score, empty = evaluation.evaluate(dehazer, evaluation.find_pairs(tmp_path))
-    assert sizes.problem.startswith(f"{tmp_path}/hazy/7_1.png: 30 x 20 pixels, but its clear partner")
+    assert sizes.problem.startswith(f"{tmp_path}/hazy/7_1.png: 30 x 20 pixels, but its partner")
     assert score.hazy.name == "8_1.png"
     assert "9_1.png: is empty" in empty.problem
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import famkern
-from famkern import cli, models
-from famkern.training import data, distillation, evaluation, journal, recipe, run
+from famkern import cli, images, models
+from famkern.training import data, distillation, evaluation, recipe, run
 from famkern.training.task import Task
 
 # A process that is killed when it draws the samples of step 13, counted from 0.
@@ -235,15 +235,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, photos, dama
 def test_a_full_disk_loses_no_checkpoint(tmp_path, photos, monkeypatch):
     save, count = torch.save, []
 
-    def full(content, path):
-        count.append(path)
+    def full(content, file):
+        count.append(file)
         if len(count) == 3:
-            path.write_bytes(b"half")
+            file.write(b"half")
             raise OSError(28, "No space left on device")
-        save(content, path)
+        save(content, file)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(images.ImageError, match=r"last\.ckpt: cannot be written \(No space left"):
         start(photos, tmp_path / "run", session={"checkpoint_every": 2})
     monkeypatch.undo()
     assert checkpoint(tmp_path / "run")["global_step"] == 4
@@ -261,23 +261,6 @@ def test_more_devices_than_there_are_and_a_folder_that_is_none_are_refused_at_on
     with pytest.raises(run.RunError, match="is a file"):
         start(photos, tmp_path / "file/run", session={"resume": resume})
     assert not (tmp_path / "run").exists()
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "x"
-    journal.replace(path, lambda beside: beside.write_text("old"))
-
-    def fail(beside):
-        beside.write_text("ne")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        journal.replace(path, fail)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    journal.replace(path, lambda beside: beside.write_text("new"))
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize(
@@ -357,3 +340,14 @@ def test_a_u_shaped_student_trains_and_loads(tmp_path, photos):
     assert isinstance(network, models.UStudent)
     assert (network.widths, network.blocks) == ((16, 32), (1, 1, 1))
     assert recipe.read(tmp_path / "run/recipe.json", recipe.StudentRecipe).u == recipe.UShape((16, 32), (1, 1, 1))
+
+
+def test_bad_files_are_named_together_before_the_first_step_and_before_there_is_a_run(tmp_path, photos, pairs):
+    for path in (photos / "1.png", photos / "3.png", pairs / "hazy/1_1.png"):
+        path.write_bytes(path.read_bytes()[:300])
+    result = famkern_train("-o", tmp_path / "run", "--photos", photos, "--groups", "1", "--blocks", "1", "--val", pairs)
+    assert result.exit_code == 1
+    lines = [line for line in result.output.splitlines() if ".png: " in line]
+    assert len(lines) == 3
+    assert result.output.splitlines()[-1] == "famkern: 3 of 10 files are not fit to train on; mend or remove them"
+    assert not (tmp_path / "run").exists()

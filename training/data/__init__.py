@@ -9,27 +9,36 @@ A sample depends on the seed, the step and its number in the step alone, so that
 workers or devices, sees what an uninterrupted run on one device would.
 """
 
+from .borders import border
+from .checking import Alone, Checked, File, Sizes, check
 from .datasets import HazePairs, SharpCrops
 from .haze import Haze, hazy
 from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos
 from .sampling import Draw, Phase, StepSampler
 from .solving import solve_depth
-from .sources import Depths, Pairs, Photos, Solved, Source
+from .sources import Depths, Pairs, PairScene, Photos, Solved, Source
 
 __all__ = [
+    "Alone",
+    "Checked",
     "DepthPair",
     "Depths",
     "Draw",
+    "File",
     "Haze",
     "HazePairs",
     "Pair",
+    "PairScene",
     "Pairs",
     "Phase",
     "Photos",
     "SharpCrops",
+    "Sizes",
     "Solved",
     "Source",
     "StepSampler",
+    "border",
+    "check",
     "find_depths",
     "find_pairs",
     "find_photos",

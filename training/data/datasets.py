@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .checking import Alone, Checked
 from .layouts import find_photos
 from .sampling import Draw
 from .sources import Source
@@ -42,6 +43,10 @@ class HazePairs(Dataset[dict[str, Tensor]]):
         self.scenes = [source.scenes() for source in sources]
         self.seed, self.store = seed, Store(cache)
 
+    def to_check(self) -> Sequence[Checked]:
+        """All that it draws from."""
+        return [scene for scenes in self.scenes for scene in scenes]
+
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         rng = generator(self.seed, draw)
         scenes = self.scenes[int(rng.choice(len(self.scenes), p=self.shares))]
@@ -67,6 +72,10 @@ class SharpCrops(Dataset[dict[str, Tensor]]):
         if not self.photos:
             raise ValueError("no folders given; name at least one with photographs")
         self.seed, self.store = seed, Store(cache)
+
+    def to_check(self) -> Sequence[Checked]:
+        """All that it draws from."""
+        return [Alone(path) for path in self.photos]
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         rng = generator(self.seed, draw)

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from famkern import images
-
 from . import fields, objects, solving
+from .borders import border, inside
+from .checking import File, Sizes
 from .haze import Floats, Haze
 from .layouts import DepthPair, Pair, find_depths, find_disparity, find_pairs, find_photos
 from .sky import find_sky, likeness, overcast, skyline
-from .store import Pixels, Store, read
+from .store import Pixels, Store, read, read_depth
 from .window import View
 
 SKY_IS_FAR = 0.5  # share of samples in which what looks like sky is; it may as well be a wall
@@ -41,6 +41,13 @@ class Scene(Protocol):
     @property
     def path(self) -> Path:
         """Of the file that the view is named after."""
+
+    @property
+    def files(self) -> Sequence[File]:
+        """What samples are made of."""
+
+    def check(self, size: Sizes) -> None:
+        """Raise ValueError if the files, each of which can be read, do not fit one another."""
 
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
         """Draw one. Raises ValueError for a file that cannot be read or does not fit its partner."""
@@ -134,10 +141,20 @@ class PairScene:
         """The hazy file."""
         return self.pair.hazy
 
+    @property
+    def files(self) -> Sequence[File]:
+        """Both."""
+        return [File(self.pair.hazy), File(self.pair.clear)]
+
+    def check(self, size: Sizes) -> None:
+        """One may be larger by a border."""
+        border(self.pair.hazy, size(self.pair.hazy), self.pair.clear, size(self.pair.clear))
+
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
         """Part of both."""
         hazy, clear = store.picture(self.pair.hazy), store.picture(self.pair.clear)
-        _check_size(self.pair.hazy, hazy.shape, self.pair.clear, clear.shape)
+        more = border(self.pair.hazy, hazy.shape, self.pair.clear, clear.shape)
+        hazy, clear = hazy[inside(-more), inside(-more)], clear[inside(more), inside(more)]
         window = view.window(rng, *clear.shape[:2], resample=False)
         return Sample(window.cut(hazy), window.cut(clear), None)
 
@@ -151,13 +168,17 @@ class _KnownDepth(ABC):
 
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
         """Haze on part of it, added before the part is resampled, as a camera's picture is hazy before it is reduced."""
-        picture = store.picture(self.path)
+        picture = self.picture(store)
         window = view.window(rng, *picture.shape[:2], resample=True)
         clear, depth = view.tone(rng, window.part(picture)), window.part(self.depth(store, rng)).astype(np.float32)
         hazy, transmission = self.haze.add(clear, depth, rng)
         if transmission.shape != (window.rows, window.columns):
             transmission = fields.resized(transmission, window.rows, window.columns, Image.Resampling.BILINEAR)
         return Sample(window.shown(hazy), window.shown(clear), transmission)
+
+    def picture(self, store: Store) -> Pixels:
+        """(H, W, 3): the part of the clear picture whose depth is known."""
+        return store.picture(self.path)
 
     @abstractmethod
     def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
@@ -170,17 +191,35 @@ class SolvedScene(_KnownDepth):
 
     pairs: tuple[Pair, ...]
 
+    @property
+    def files(self) -> Sequence[File]:
+        """All of them."""
+        return [File(self.path), *(File(pair.hazy) for pair in self.pairs)]
+
+    def check(self, size: Sizes) -> None:
+        """They may be larger and smaller by borders."""
+        self._borders(size)
+
     def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
         """Solved when first needed."""
-        return store.get(("depth", self.path), self._solve)
+        return store.get(("depth", self.path), lambda: self._solve(store))
 
-    def _solve(self) -> NDArray[np.float16]:
-        clear = read(self.path)
-        versions = []
-        for pair in self.pairs:
-            picture = read(pair.hazy)
-            _check_size(pair.hazy, picture.shape, self.path, clear.shape)
-            versions.append((picture, pair.airlight))
+    def picture(self, store: Store) -> Pixels:
+        """Without the border that hazy versions lack."""
+        part = inside(max(self._borders(store.size)))
+        return store.picture(self.path)[part, part]
+
+    def _borders(self, size: Sizes) -> list[int]:
+        """Of the clear picture beside each version."""
+        return [border(pair.hazy, size(pair.hazy), self.path, size(self.path)) for pair in self.pairs]
+
+    def _solve(self, store: Store) -> NDArray[np.float16]:
+        borders = self._borders(store.size)
+        part = inside(max(borders))
+        clear, versions = read(self.path)[part, part], []
+        for pair, own in zip(self.pairs, borders, strict=True):
+            part = inside(max(*borders, 0) - own)
+            versions.append((read(pair.hazy)[part, part], pair.airlight))
         return solving.solve_depth(clear, versions)[0].astype(np.float16)
 
 
@@ -192,6 +231,15 @@ class DepthScene(_KnownDepth):
     sky: bool
     far: float
     lenders: Sequence[DepthPair]  # whose depth may stand for its own
+
+    @property
+    def files(self) -> Sequence[File]:
+        """The picture and its depth; those of lenders belong to their own scenes."""
+        return [File(self.path), File(self.pair.depth, depth=True)]
+
+    def check(self, size: Sizes) -> None:
+        """Depth may be at another scale, or have a border more or less."""
+        _border_of_depth(self.pair, size(self.pair.picture), size(self.pair.depth))
 
     def depth(self, store: Store, rng: np.random.Generator) -> NDArray[np.float16]:
         """Read when first needed; depth at another scale than the picture's is taken from the nearest pixel."""
@@ -205,10 +253,9 @@ class DepthScene(_KnownDepth):
         return depth
 
     def _read(self, pair: DepthPair, size: tuple[int, int]) -> NDArray[np.float16]:
-        values = _read_depth(pair.depth)
-        height, width = values.shape
-        if abs(height * size[1] - width * size[0]) > max(*size, height, width):  # to the pixel, not the same view
-            _check_size(pair.depth, values.shape, pair.picture, size)
+        values = read_depth(pair.depth)
+        more = _border_of_depth(pair, size, values.shape)
+        values = np.pad(values[inside(more), inside(more)], max(-more, 0))  # 0 is unknown depth, to be filled
         try:
             depth = solving.relative_depth(values, disparity=pair.disparity, sky=self.sky, far=self.far)
         except ValueError as error:
@@ -227,6 +274,14 @@ class PhotoScene:
     haze: Haze
     disparity: Path | None = None
     lenders: Sequence[Path] = ()
+
+    @property
+    def files(self) -> Sequence[File]:
+        """The photograph, and what is estimated of it."""
+        return [File(self.path), *([File(self.disparity, depth=True)] if self.disparity else [])]
+
+    def check(self, size: Sizes) -> None:
+        """Estimates may be of any size."""
 
     def sample(self, store: Store, rng: np.random.Generator, view: View) -> Sample:
         """Haze on part of it, at any of several resolutions."""
@@ -260,7 +315,7 @@ class PhotoScene:
         path = self.disparity
         if rng.random() < self.haze.foreign:
             path = self.lenders[int(rng.integers(len(self.lenders)))]
-        inverse = store.get(("disparity", path), lambda: _read_depth(path).astype(np.float16))  # 1 to 255
+        inverse = store.get(("disparity", path), lambda: read_depth(path).astype(np.float16))  # 1 to 255
         height, width = inverse.shape
         edges = (box[1] * width, box[0] * height, box[3] * width, box[2] * height)
         picture = Image.fromarray(inverse.astype(np.float32))
@@ -269,23 +324,8 @@ class PhotoScene:
         return 1 / ((part - 1).clip(0) / 254 * np.float32(ratio - 1) + 1)
 
 
-def _check_size(path: Path, shape: Sequence[int], partner: Path, other: Sequence[int]) -> None:
-    if tuple(shape[:2]) != tuple(other[:2]):
-        raise ValueError(
-            f"{path}: {shape[1]} x {shape[0]} pixels, but {partner} has {other[1]} x {other[0]}; crop them to the same "
-            "view first"
-        )
-
-
-def _read_depth(path: Path) -> NDArray[Any]:
-    """(H, W): the first channel of a picture, or a NumPy file's first array."""
-    if path.suffix.lower() not in {".npy", ".npz"}:
-        return images.read(path).pixels[..., 0]
-    try:
-        loaded = np.load(path)
-        values: NDArray[Any] = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); get another copy of the file") from error
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"{path}: an array of shape {values.shape}; save depth as (H, W)")
-    return values
+def _border_of_depth(pair: DepthPair, size: tuple[int, int], depth: Sequence[int]) -> int:
+    """What depth has more than its picture, see `border`; nothing where both have one shape, at whatever scale."""
+    if abs(depth[0] * size[1] - depth[1] * size[0]) <= max(*size, *depth):  # to the pixel
+        return 0
+    return -border(pair.depth, depth, pair.picture, size)

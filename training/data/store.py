@@ -60,3 +60,17 @@ def read(path: Path) -> Pixels:
         return pixels
     peak = 65535 if pixels.dtype == np.uint16 else 1
     return np.rint(pixels * np.float32(255 / peak)).astype(np.uint8)
+
+
+def read_depth(path: Path) -> NDArray[Any]:
+    """(H, W): the first channel of a picture, or a NumPy file's first array."""
+    if path.suffix.lower() not in {".npy", ".npz"}:
+        return images.read(path).pixels[..., 0]
+    try:
+        loaded = np.load(path)
+        values: NDArray[Any] = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); get another copy of the file") from error
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{path}: an array of shape {values.shape}; save depth as (H, W)")
+    return values

@@ -157,6 +157,36 @@ def test_pairs_of_different_sizes_are_named(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("larger", ["hazy", "clear"])
+def test_a_border_that_one_picture_has_more_does_not_count(tmp_path, larger):
+    """Samples, and solved depth, are those of pictures from which it is cropped beforehand."""
+    for folder, cropped in (("as it is", False), ("cropped", True)):
+        for seed, name in enumerate(("clear/7.png", "hazy/7_1_0.9.png", "hazy/7_2_0.9.png")):
+            picture = photo(seed, (44, 64))
+            if cropped or not name.startswith(larger):
+                picture = picture[2:-2, 2:-2]
+            save(tmp_path / folder / name, picture)
+    for source in (Pairs, Solved):
+        own, expected = (HazePairs([source(tmp_path / folder)]) for folder in ("as it is", "cropped"))
+        for step in range(3):
+            sample, other = own[Draw(step, 0, 24)], expected[Draw(step, 0, 24)]
+            assert all(torch.equal(sample[name], other[name]) for name in sample)
+
+
+@pytest.mark.parametrize("border", [1, -1])
+def test_depth_may_have_a_border_more_or_less(tmp_path, border):
+    save(tmp_path / "rgb/1.png", photo(0, (100, 30)))
+    depth = 1 + slope(32, 102)
+    file = depth if border > 0 else depth[2:-2, 2:-2]
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth/1.npy", file)
+    (scene,) = Depths(tmp_path, far=1.0).scenes()
+    found = scene.depth(Store(10**6), np.random.default_rng(0))
+    assert found.shape == (30, 100)
+    greatest = (file[1:-1, 1:-1] if border > 0 else file).max()
+    assert np.allclose(found[1:-1, 1:-1], depth[2:-2, 2:-2] / greatest, atol=2e-3)
+
+
 def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     for dataset in (HazePairs([Photos(tmp_path)]), SharpCrops([tmp_path])):

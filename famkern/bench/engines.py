@@ -1,0 +1,95 @@
+"""What else would run the same network: each engine takes a module and makes a function of it, from picture to picture.
+
+A picture is (1, 3, H, W), float32 in [0, 1]; what an engine compiles, it compiles for this size.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ..models.student import normalise
+
+Run = Callable[[Tensor], Tensor]
+Size = tuple[int, int]  # height, width
+
+INSTALL = "pip install 'famkern[bench]'"
+
+
+class Missing(Exception):
+    """An engine that is not installed here; the message names what is missing."""
+
+
+class Network(nn.Module):
+    """A student from picture to picture, as other engines run it."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> the same."""
+        dehazed: Tensor = self.student(normalise(image))
+        return dehazed.clamp(0, 1)
+
+
+def _eager(network: nn.Module, size: Size, threads: int) -> Run:
+    return network
+
+
+def _channels_last(network: nn.Module, size: Size, threads: int) -> Run:
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return lambda image: network(image.contiguous(memory_format=torch.channels_last))
+
+
+def _compiled(network: nn.Module, size: Size, threads: int) -> Run:
+    torch.compiler.reset()
+    return torch.compile(network)
+
+
+def _onnx_runtime(network: nn.Module, size: Size, threads: int) -> Run:
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(_onnx(network, size), options, providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+
+
+def _openvino(network: nn.Module, size: Size, threads: int) -> Run:
+    openvino = _package("openvino")
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.compile_model(openvino.Core().read_model(_onnx(network, size)), "CPU", hints)
+    return lambda image: torch.from_numpy(compiled(image.numpy())[0].copy())
+
+
+def _onnx(network: nn.Module, size: Size) -> bytes:
+    _package("onnxscript")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.onnx")
+        example = (torch.rand(1, 3, *size),)
+        torch.onnx.export(
+            network, example, path, input_names=["image"], dynamo=True, external_data=False, verbose=False
+        )
+        return path.read_bytes()
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise Missing(f"{name} is not installed: {INSTALL}") from None
+
+
+ENGINES: dict[str, Callable[[nn.Module, Size, int], Run]] = {
+    "OpenVINO": _openvino,
+    "ONNX Runtime": _onnx_runtime,
+    "torch.compile": _compiled,
+    "PyTorch, channels_last": _channels_last,
+    "PyTorch": _eager,
+}

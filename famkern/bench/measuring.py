@@ -1,0 +1,230 @@
+"""What is measured, and how: see the package."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import models
+from ..dehazer import Dehazer
+from .engines import ENGINES, Missing, Network, Run, Size
+from .results import Memory, Results, Row
+
+FAMKERN = "famkern"
+GATE = (1, 3, 131, 257)  # an odd picture, on which results are compared with float64 before anything is timed
+ERROR, ERROR_16_BIT = 1e-4, 1e-2  # that a result may have at most, of values in [0, 1]
+
+Progress = Callable[[str], None]
+
+
+class WrongResultError(Exception):
+    """A result is not that of the network: it is not timed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to be timed: a network, what runs it, and how.
+
+    model   a name of the zoo, or a file
+    engine  "famkern" or one of ENGINES
+    scale   1 to 8, of famkern
+    dtype   of famkern's maps
+    """
+
+    model: str
+    engine: str = FAMKERN
+    scale: int = 1
+    dtype: str = "float32"
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        details = [f"scale {self.scale}"] if self.scale != 1 else []
+        details += [f"{self.dtype} maps"] if self.dtype != "float32" else []
+        return ", ".join([self.engine, *details])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures.
+
+    models   each with every engine
+    scales   of famkern, 1 among them
+    sizes    (height, width) of pictures, from small to large
+    rounds   in which all take turns, at each size
+    limit    seconds: an engine that would take longer for one picture, by its time at the size before, is left out
+    memory   (height, width) at which memory is measured, each in a process of its own
+    threads  None for PyTorch's setting
+    """
+
+    models: Sequence[str] = ("student", "u-indoor")
+    engines: Sequence[str] = tuple(ENGINES)
+    scales: Sequence[int] = (1, 2, 3, 6)
+    sizes: Sequence[Size] = ((256, 256), (512, 512), (1080, 1920), (2160, 3840))
+    rounds: int = 9
+    limit: float = 120.0
+    memory: Sequence[Size] = ((512, 512), (1080, 1920), (2160, 3840))
+    threads: int | None = None
+
+
+QUICK = Plan(
+    engines=("ONNX Runtime", "PyTorch, channels_last"),
+    scales=(1, 3),
+    sizes=((512, 512), (1080, 1920)),
+    rounds=3,
+    limit=2.0,
+    memory=((1080, 1920),),
+)
+
+
+def plan(name: Literal["quick", "full"] = "full", *, threads: int | None = None) -> Plan:
+    """The plan of this name: "quick" takes less than two minutes on two cores."""
+    return replace(QUICK if name == "quick" else Plan(), threads=threads)
+
+
+@dataclass
+class _Turn:
+    """An entry at one size, while it is measured."""
+
+    entry: Entry
+    run: Run
+    seconds: list[float] = field(default_factory=list)
+
+
+def interleaved(runs: Sequence[Run], image: Tensor, rounds: int) -> list[list[float]]:
+    """Seconds of each function for this picture, which take turns `rounds` times. They have run before."""
+    taken: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for index, run in enumerate(runs):
+            run(image)  # what the one before it left in the caches and in idle threads is not this one's time
+            start = time.perf_counter()
+            run(image)
+            taken[index].append(time.perf_counter() - start)
+    return taken
+
+
+def run(plan: Plan, progress: Progress = lambda line: None) -> Results:
+    """Measure what a plan says, on the CPU.
+
+    Args:
+        plan: see there.
+        progress: is told what is being done, in one line each time.
+
+    Raises:
+        WrongResultError: if a result is not that of the network.
+        WeightsError: if a model cannot be loaded.
+    """
+    before = torch.get_num_threads()
+    threads = plan.threads or before
+    results = Results.of_this_machine(threads)
+    try:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            for model in plan.models:
+                progress(f"{model}: is it right?")
+                _gate(plan, model, threads)
+                _measure_times(plan, model, threads, results, progress)
+    finally:
+        torch.set_num_threads(before)
+    for size in plan.memory if sys.platform == "linux" else ():
+        for entry in _memory_entries(plan):
+            progress(f"memory: {entry.model}, {entry.label}, {size[1]} x {size[0]}")
+            results.memory.append(
+                Memory(entry.model, entry.engine, entry.scale, entry.dtype, *size, _peak(entry, size, threads))
+            )
+    return results
+
+
+def _ours(plan: Plan, model: str) -> list[Entry]:
+    return [Entry(model), Entry(model, dtype="float16"), *(Entry(model, scale=k) for k in plan.scales if k != 1)]
+
+
+def _memory_entries(plan: Plan) -> list[Entry]:
+    others = [Entry(plan.models[0], engine) for engine in plan.engines if engine == "PyTorch, channels_last"]
+    return [entry for model in plan.models for entry in _ours(plan, model)] + others
+
+
+def _gate(plan: Plan, model: str, threads: int) -> None:
+    """Compare famkern with the network in float64, and at reduced scale with itself in float64."""
+    image = torch.rand(GATE, generator=torch.Generator().manual_seed(0))
+    exact = Network(models.load(model)).double()(image.double())
+    for entry in _ours(plan, model):
+        wanted = exact
+        if entry.scale != 1:
+            wanted = Dehazer(model, device="cpu", threads=threads, scale=entry.scale, dtype="float64")(image.double())
+        _check(entry, _function(entry, GATE[2:], threads)(image), wanted)
+
+
+def _check(entry: Entry, result: Tensor, wanted: Tensor) -> None:
+    error = float((result - wanted).abs().max())
+    if not error < (ERROR if entry.dtype == "float32" else ERROR_16_BIT):
+        raise WrongResultError(f"{entry.model}, {entry.label}: wrong by {error:.1e}, and so not timed")
+
+
+def _function(entry: Entry, size: Sequence[int], threads: int) -> Run:
+    if entry.engine == FAMKERN:
+        return Dehazer(entry.model, device="cpu", threads=threads, scale=entry.scale, dtype=entry.dtype)
+    height, width = size
+    return ENGINES[entry.engine](Network(models.load(entry.model)), (height, width), threads)
+
+
+def _measure_times(plan: Plan, model: str, threads: int, results: Results, progress: Progress) -> None:
+    entries = _ours(plan, model) + [Entry(model, engine) for engine in plan.engines]
+    last: dict[Entry, float] = {}  # seconds a pixel, at the size before
+    for height, width in plan.sizes:
+        image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+        turns: list[_Turn] = []
+        exact: Tensor | None = None
+        for entry in entries:
+            expected = last.get(entry, 0.0) * height * width
+            if entry.engine != FAMKERN and expected > plan.limit:
+                results.leave_out(entry.model, entry.label, (height, width), f"would take {expected:.0f} s a picture")
+                continue
+            progress(f"{model}, {width} x {height}: {entry.label}")
+            try:
+                function = _function(entry, (height, width), threads)
+            except Missing as missing:
+                entries = [other for other in entries if other != entry]
+                results.leave_out(entry.model, entry.label, None, str(missing))
+                continue
+            result = function(image)  # compilers compile, memory is got
+            if exact is None:
+                exact = result
+            if entry.scale == 1:
+                _check(entry, result, exact)
+            turns.append(_Turn(entry, function))
+        progress(f"{model}, {width} x {height}: {plan.rounds} rounds of {len(turns)}")
+        for turn, seconds in zip(turns, interleaved([turn.run for turn in turns], image, plan.rounds), strict=True):
+            last[turn.entry] = statistics.median(seconds) / (height * width)
+            e = turn.entry
+            results.rows.append(Row(e.model, e.engine, e.scale, e.dtype, height, width, tuple(seconds)))
+
+
+def _peak(entry: Entry, size: Size, threads: int) -> int:
+    """Bytes of resident memory that one picture takes at most, beyond those of the process before it."""
+    make = f"_function(Entry({entry.model!r}, {entry.engine!r}, {entry.scale!r}, {entry.dtype!r}), {size!r}, {threads})"
+    probe = f"""
+        import torch
+        from famkern.bench.measuring import Entry, _function
+        def peak():
+            return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+        torch.set_num_threads({threads})
+        with torch.inference_mode():
+            run = {make}
+            run(torch.rand(1, 3, 16, 16))
+            image = torch.rand(1, 3, *{size!r})
+            before = peak()
+            run(image)
+        print((peak() - before) * 1024)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(probe)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

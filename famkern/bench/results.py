@@ -1,0 +1,194 @@
+"""What was measured: as data, as JSON, as a picture."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from typing import Any
+
+import torch
+
+from .. import __version__, images
+from ..ops import library
+from .quality import CITED, MEASURED
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds that one entry took for a picture of one size, in every round."""
+
+    model: str
+    engine: str
+    scale: int
+    dtype: str
+    height: int
+    width: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Difference of the quartiles of all rounds, as a part of the median."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / self.median
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of resident memory that one picture took at most, beyond those of the process before it."""
+
+    model: str
+    engine: str
+    scale: int
+    dtype: str
+    height: int
+    width: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not measured (at one size, or at all), and why."""
+
+    model: str
+    label: str
+    size: Size | None
+    reason: str
+
+
+@dataclass
+class Results:
+    """All figures of a run, and where it ran."""
+
+    machine: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @classmethod
+    def of_this_machine(cls, threads: int) -> Results:
+        """None yet."""
+        reason = library.why_not_compiled()
+        return cls(
+            {
+                "processor": _processor(),
+                "threads": threads,
+                "kernels": library.instruction_set() if reason is None else f"PyTorch's operators: {reason}",
+                "system": platform.platform(),
+                "famkern": __version__,
+                "torch": torch.__version__,
+            }
+        )
+
+    def leave_out(self, model: str, label: str, size: Size | None, reason: str) -> None:
+        """Note what is not measured."""
+        self.left_out.append(LeftOut(model, label, size, reason))
+
+    def exact(self, row: Row) -> Row:
+        """That of famkern at scale 1 in float32, for the same network and size."""
+        return next(r for r in self.rows if (r.model, r.height, r.width) == (row.model, row.height, row.width))
+
+    def to_json(self) -> str:
+        """With the median and the spread of each row beside its seconds."""
+        data = asdict(self)
+        for entry, row in zip(data["rows"], self.rows, strict=True):
+            entry |= {"median": row.median, "spread": row.spread}
+        return json.dumps(data, indent=1)
+
+    def write_json(self, path: str | PathLike[str]) -> None:
+        """Write a file, whole or not at all; raises ImageError if it cannot be written."""
+        with images.replacing(path) as file:
+            file.write(self.to_json().encode())
+
+
+def psnr_of(row: Row) -> float | None:
+    """PSNR in dB on the 70 pairs of SOTS-indoor, as the card of these weights states it."""
+    return MEASURED.get(row.model, {}).get(row.scale)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def plot(results: Results, path: str | PathLike[str]) -> None:
+    """Time and memory against megapixels, and PSNR against time, as a PNG picture.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+        ImageError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    times, memory, quality = figure.subplots(1, 3)
+    _plot_growth(times, [(_name(r), r.height * r.width / 1e6, r.median) for r in results.rows])
+    times.set(xlabel="megapixels", ylabel="seconds", title="Time of a picture")
+    _plot_growth(memory, [(_name(m), m.height * m.width / 1e6, m.bytes / 2**30) for m in results.memory])
+    memory.set(xlabel="megapixels", ylabel="GiB above start-up", title="Memory")
+    _plot_quality(quality, results)
+    figure.suptitle(f"famkern on {results.machine['processor']}, {results.machine['threads']} threads", fontsize=10)
+    with images.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=130)
+
+
+def _name(row: Row | Memory) -> str:
+    details = [row.model, row.engine if row.engine != "famkern" else ""]
+    details += [f"scale {row.scale}" if row.scale != 1 else "", row.dtype if row.dtype != "float32" else ""]
+    return ", ".join(filter(None, details))
+
+
+def _plot_growth(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for name, x, y in points:
+        series[name].append((x, y))
+    for name, line in series.items():
+        style = {"linestyle": "-", "marker": "o"} if "," not in name else {"linestyle": "--", "marker": "."}
+        axes.plot(*zip(*line, strict=True), label=name, linewidth=1.2, markersize=4, **style)
+    axes.set(xscale="log", yscale="log")
+    axes.grid(True, which="both", alpha=0.25)
+    if series:
+        axes.legend(fontsize=6)
+
+
+def _plot_quality(axes: Any, results: Results) -> None:
+    """At the largest size that every entry of famkern was measured at; cited ones hollow, where channels_last would be."""
+    ours = [row for row in results.rows if row.engine == "famkern" and row.dtype == "float32"]
+    largest = max((row.height * row.width for row in ours), default=0)
+    for row in ours:
+        psnr = psnr_of(row)
+        if row.height * row.width == largest and psnr is not None:
+            axes.plot(row.median, psnr, "o", color="tab:blue")
+            axes.annotate(_name(row), (row.median, psnr), fontsize=6, xytext=(4, 3), textcoords="offset points")
+    eager = [r for r in results.rows if r.engine == "PyTorch, channels_last" and r.model in MULTIPLY_ADDS]
+    if eager:
+        each = statistics.median(r.median / (r.height * r.width * MULTIPLY_ADDS[r.model]) for r in eager)
+        for name, (psnr, multiply_adds) in CITED.items():
+            seconds = each * multiply_adds * largest
+            axes.plot(seconds, psnr, "o", markerfacecolor="none", color="tab:gray")
+            axes.annotate(name, (seconds, psnr), fontsize=6, xytext=(4, 3), textcoords="offset points")
+    axes.set(xscale="log", xlabel="seconds", ylabel="PSNR in dB, SOTS-indoor")
+    axes.set_title(
+        f"PSNR and time of {largest / 1e6:.1f} megapixels\nhollow: cited, time by multiply-adds in PyTorch", fontsize=8
+    )
+    axes.grid(True, which="both", alpha=0.25)
+
+
+# Of a pixel, of the networks whose time in PyTorch is measured.
+MULTIPLY_ADDS = {"student": 93_670, "u-indoor": 62_010}

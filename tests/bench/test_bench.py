@@ -1,0 +1,148 @@
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from famkern import bench, cli, models
+from famkern.bench import measuring
+from famkern.bench.quality import CITED, MEASURED
+from famkern.bench.results import Row
+
+TINY = bench.Plan(
+    models=("u-indoor",), engines=("PyTorch",), scales=(1, 2), sizes=((20, 24), (40, 24)), rounds=2, memory=((16, 20),)
+)
+CARDS = Path(models.zoo.__file__).parent / "weights"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return bench.run(TINY)
+
+
+def test_every_entry_is_timed_at_every_size(results):
+    found = [(row.engine, row.scale, row.dtype, row.height) for row in results.rows]
+    entries = [
+        ("famkern", 1, "float32"),
+        ("famkern", 1, "float16"),
+        ("famkern", 2, "float32"),
+        ("PyTorch", 1, "float32"),
+    ]
+    assert found == [(*entry, height) for height in (20, 40) for entry in entries]
+    assert all(len(row.seconds) == 2 and min(row.seconds) > 0 for row in results.rows)
+    assert all(results.exact(row).height == row.height for row in results.rows)
+    assert not results.left_out
+
+
+def test_memory_is_of_processes_of_their_own(results):
+    assert [(m.engine, m.scale, m.dtype, m.height) for m in results.memory] == [
+        ("famkern", 1, "float32", 16),
+        ("famkern", 1, "float16", 16),
+        ("famkern", 2, "float32", 16),
+    ]
+    assert all(0 <= m.bytes < 1 << 28 for m in results.memory)
+
+
+def test_the_file_holds_every_figure(results, tmp_path):
+    results.write_json(tmp_path / "bench.json")
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["seconds"] for row in data["rows"]] == [list(row.seconds) for row in results.rows]
+    assert data["rows"][0]["median"] == results.rows[0].median
+    assert data["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_the_plot_is_a_picture(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    bench.plot(results, tmp_path / "bench.png")
+    with Image.open(tmp_path / "bench.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_a_wrong_result_is_not_timed(monkeypatch):
+    class Wrong(bench.Network):
+        def forward(self, image):
+            return super().forward(image) + 0.01
+
+    monkeypatch.setattr(measuring, "Network", Wrong)
+    with pytest.raises(bench.WrongResultError, match=r"u-indoor, famkern: wrong by 1\.0e-02, and so not timed"):
+        bench.run(TINY)
+
+
+def test_a_wrong_engine_is_not_timed(monkeypatch):
+    monkeypatch.setitem(bench.ENGINES, "PyTorch", lambda network, size, threads: lambda image: network(image) * 0.99)
+    with pytest.raises(bench.WrongResultError, match="u-indoor, PyTorch: wrong"):
+        bench.run(TINY)
+
+
+def test_what_is_missing_or_too_slow_is_named(monkeypatch):
+    def missing(network, size, threads):
+        raise bench.Missing("nothing is not installed: pip install nothing")
+
+    monkeypatch.setitem(bench.ENGINES, "missing", missing)
+    plan = dataclasses.replace(TINY, engines=("missing", "PyTorch"), limit=1e-9, memory=())
+    left = bench.run(plan).left_out
+    assert [(entry.label, entry.size) for entry in left] == [("missing", None), ("PyTorch", (40, 24))]
+    assert left[0].reason == "nothing is not installed: pip install nothing"
+    assert left[1].reason.startswith("would take ")
+
+
+def test_the_number_of_threads_is_that_of_before():
+    before = torch.get_num_threads()
+    found = bench.run(dataclasses.replace(TINY, sizes=(), memory=(), threads=1))
+    assert found.machine["threads"] == 1
+    assert torch.get_num_threads() == before
+
+
+def test_median_and_spread():
+    row = Row("student", "famkern", 1, "float32", 2, 3, (5.0, 1.0, 2.0, 3.0, 4.0))
+    assert (row.median, row.spread) == (3.0, 2 / 3)
+    assert dataclasses.replace(row, seconds=(1.0,)).spread == 0
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_figures_beside_times_are_those_of_the_cards(name):
+    figures = re.findall(r"(\d\d\.\d\d) dB", (CARDS / f"{name}.md").read_text())
+    assert set(MEASURED[name]) >= {1, 2}
+    assert {f"{psnr:.2f}" for psnr in MEASURED[name].values()} <= set(figures)
+
+
+def test_cited_networks_need_more():
+    assert all(psnr > 30 and multiply_adds > 3e4 for psnr, multiply_adds in CITED.values())
+
+
+@pytest.fixture
+def command(monkeypatch):
+    monkeypatch.setattr(bench, "plan", lambda name, threads: dataclasses.replace(TINY, threads=threads))
+
+    def call(*arguments):
+        return CliRunner().invoke(cli.app, ["bench", *map(str, arguments)])
+
+    return call
+
+
+def test_the_command_prints_a_table_and_writes_its_files(command, tmp_path):
+    result = command("--quick", "--threads", 1, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
+    assert result.exit_code == 0, result.output
+    assert "u-indoor, 24 x 40" in result.output
+    assert re.search(r"famkern, scale 2 +\d+ ms +\d+ % +\d+\.\d\d x +25\.62 dB", result.output)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.png"}
+
+
+def test_the_command_refuses_before_it_measures(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "run", lambda *_: pytest.fail("measured"))
+    result = command("--json", tmp_path)
+    assert result.exit_code == 2
+    assert result.output == f"famkern: {tmp_path}: is a folder; name a file\n"
+
+
+def test_the_quick_plan_is_a_part_of_the_full_one():
+    quick, full = bench.plan("quick"), bench.plan()
+    assert set(quick.engines) < set(full.engines)
+    assert set(quick.sizes) < set(full.sizes)
+    assert quick.rounds < full.rounds
