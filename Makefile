@@ -9,13 +9,14 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
+.PHONY: demo test lint format docs fuzz bench native cross emulate sanitize gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
 	@echo "make test     set up and run the tests"
 	@echo "make lint     ruff, mypy, clang-format"
 	@echo "make format   let ruff and clang-format rewrite the sources"
+	@echo "make docs     build the site in build/site"
 	@echo "make native   test the C++ kernels without torch, on every instruction set of this machine"
 	@echo "make cross    the same for aarch64, under an emulator"
 	@echo "make emulate  test the CUDA kernels on the CPU, one fiber a thread, under sanitizers"
@@ -49,6 +50,9 @@ format: build
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files $(SOURCES))
 
+docs: build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+
 # Mutated picture files; findings are kept in out/fuzz. Fewer: make fuzz COUNT=1000.
 COUNT := 100000
 fuzz: build
@@ -76,24 +80,26 @@ cross:
 	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
 	$(EMULATOR) build/cross/test quick
 
-# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers.
+# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers; a part of the cases: EMULATE=quick.
 emulate:
 	@mkdir -p build/cuda
 	for test in affinity stages; do \
 	    $(CXX) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -std=c++17 -Wall -Wextra -Icsrc \
 	        -Itests/native -Itests/cuda -DFAMKERN_ISA=portable -DFAMKERN_ISA_PORTABLE \
-	        -x c++ csrc/cuda/$$test.cu tests/cuda/$$test.cpp -o build/cuda/$$test && build/cuda/$$test || exit 1; \
+	        -x c++ csrc/cuda/$$test.cu tests/cuda/$$test.cpp -o build/cuda/$$test && build/cuda/$$test $(EMULATE) || exit 1; \
 	done
 
-# In a copy, so that the ordinary build stays as it is: first without torch, then the operators as Python calls them.
+# In a copy, so that the ordinary build stays as it is, and up to AVX2, from which AVX-512 differs in its registers alone:
+# first without torch, then the operators as Python calls them.
+SANITIZED_ISAS := portable $(if $(filter x86_64,$(shell uname -m)),avx2)
 SANITIZE := -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: build
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r setup.py pyproject.toml README.md LICENSE csrc famkern kernels training tests build/sanitize
 	rm -f build/sanitize/famkern/*.so
-	cd build/sanitize && CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	cd build/sanitize && FAMKERN_ISAS="$(SANITIZED_ISAS)" CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	    $(abspath $(BIN)/python) setup.py -q build_ext --inplace
-	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
+	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) -DFAMKERN_WITHOUT_AVX512 tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py tests/ops/test_reduced.py \

@@ -42,6 +42,11 @@ if IS_X86:
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
         "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw"],
     }
+# FAMKERN_ISAS leaves out those that it does not name, where a build must be quick: "portable avx2".
+CHOSEN = os.environ.get("FAMKERN_ISAS", " ".join(INSTRUCTION_SETS)).split()
+if "portable" not in CHOSEN or set(CHOSEN) - set(INSTRUCTION_SETS):
+    raise SystemExit(f"FAMKERN_ISAS={' '.join(CHOSEN)}: portable and any of {', '.join(INSTRUCTION_SETS)} expected")
+LEFT_OUT = [f"-DFAMKERN_WITHOUT_{isa.upper()}" for isa in INSTRUCTION_SETS if isa not in CHOSEN]
 # Oldest first; the last one also as PTX, for GPUs to come.
 GPUS = ("80", "86", "89", "90a")
 
@@ -143,7 +148,7 @@ class NinjaBuild(build_ext):
     def recipe(self, target: Extension, compiler: str, torch: Path, nvcc: Path | None) -> str:
         """The text of build.ninja."""
         flags = "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -DNDEBUG"
-        flags += f" {os.environ.get('CXXFLAGS', '')}"
+        flags = " ".join([flags, *LEFT_OUT, os.environ.get("CXXFLAGS", "")])
         lines = [
             "ninja_required_version = 1.5",
             f"cxx = {compiler}",
@@ -158,13 +163,13 @@ class NinjaBuild(build_ext):
             "  description = link $out",
         ]
         objects = []
-        for isa, isa_flags in INSTRUCTION_SETS.items():
+        for isa in CHOSEN:
             for source in sorted((CSRC / "cpu/kernels").glob("*.cpp")):
                 obj = f"{source.stem}.{isa}.o"
                 objects.append(obj)
                 lines += [
                     f"build {obj}: compile {escape(source)}",
-                    f"  extra = {' '.join(isa_flags)} -DFAMKERN_ISA={isa} -DFAMKERN_ISA_{isa.upper()}",
+                    f"  extra = {' '.join(INSTRUCTION_SETS[isa])} -DFAMKERN_ISA={isa} -DFAMKERN_ISA_{isa.upper()}",
                     f"  isa = for {isa}",
                 ]
         if nvcc:

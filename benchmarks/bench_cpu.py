@@ -49,18 +49,18 @@ def test_cpu_against_other_engines(size, capsys, benchmark):
     rounds = ROUNDS if size == "512" else 3
     plan = bench.Plan(sizes=(SIZES[size],), rounds=rounds, limit=SLOW, memory=(), threads=THREADS)
     results = benchmark.pedantic(bench.run, (plan,), rounds=1)
-    benchmark.extra_info |= {f"{r.model}, {r.engine}, {r.scale}, {r.dtype}": r.median for r in results.rows}
+    benchmark.extra_info |= {f"{row.entry.model}, {row.entry.label}": row.median for row in results.rows}
     with capsys.disabled():
         print(f"\n\n{size}, {THREADS} threads {'':38} median ms   spread   beside scale 1   aim")
-        for row in results.rows:
-            exact, aim = results.exact(row), AIMS.get((row.model, row.engine))
-            label = f"{row.model}, {bench.Entry(row.model, row.engine, row.scale, row.dtype).label}"
-            print(
-                f"    {label:48} {1e3 * row.median:9.1f}   {100 * row.spread:4.0f} %   "
-                f"{row.median / exact.median:12.2f} x" + (f"   {aim:.1f} x" if aim else "")
-            )
+        for group in results.groups():
+            for row in group:
+                label, aim = f"{row.entry.model}, {row.entry.label}", AIMS.get((row.entry.model, row.entry.engine))
+                print(
+                    f"    {label:48} {1e3 * row.median:9.1f}   {100 * row.spread:4.0f} %   "
+                    f"{row.median / group[0].median:12.2f} x" + (f"   {aim:.1f} x" if aim else "")
+                )
         for left in results.left_out:
-            print(f"    left out: {left.model}, {left.label}: {left.reason}")
+            print(f"    left out: {left.entry.model}, {left.entry.label}: {left.reason}")
 
 
 def test_cpu_cost_grows_with_the_picture_alone(capsys):
@@ -81,8 +81,7 @@ def test_cpu_memory_at_4k(capsys):
     with capsys.disabled():
         print()
         for memory in bench.run(plan).memory:
-            label = bench.Entry(memory.model, memory.engine, memory.scale, memory.dtype).label
-            print(f"    4K, {memory.model}, {label}: {memory.bytes / 2**30:.2f} GiB")
+            print(f"    4K, {memory.entry.model}, {memory.entry.label}: {memory.bytes / 2**30:.2f} GiB")
 
 
 def stages(height: int, width: int) -> None:

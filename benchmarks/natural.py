@@ -18,18 +18,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from famkern import Dehazer, images
+from famkern import Dehazer
 from famkern.training import evaluation
+from famkern.training.data import find_photos
 
 BLACK, GREY = 2, 20  # of 255
 SIDE = 33  # of the windows in which a sky is even, in pixels
 EVEN, CHROMA, BRIGHT = 2.0, 10.0, 110.0  # standard deviation and chroma below, mean above, of 255
 LEAST = 0.01  # of the picture: a smaller sky is none
-
-
-def readable(folder: Path) -> list[Path]:
-    """The pictures in a folder."""
-    return [path for path in sorted(folder.iterdir()) if images.is_readable(path.suffix.lower())]
 
 
 def means(image: Tensor) -> Tensor:
@@ -65,7 +61,7 @@ def judge(hazy: Tensor, output: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    pictures = readable(arguments.folder)
+    pictures = find_photos(arguments.folder)
     for model in arguments.models:
         for scale in arguments.scales:
             dehazer = Dehazer(model, device="cpu", scale=scale if scale == "auto" else int(scale))
@@ -81,7 +77,7 @@ def main() -> None:
                     pixels = (output * 255).round().byte().permute(1, 2, 0)
                     Image.fromarray(pixels.numpy()).save(arguments.save / name)
             if arguments.clear:
-                inputs = [evaluation.read(path) for path in readable(arguments.clear)]
+                inputs = [evaluation.read(path) for path in find_photos(arguments.clear)]
                 psnrs = [evaluation.measure(dehazer(image), image)[0] for image in inputs]
                 print(
                     f"{len(psnrs)} clear pictures stay to {statistics.mean(psnrs):.2f} dB, the least {min(psnrs):.2f} dB"

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import models
     from .dehazer import Dehazer, dehaze
+    from .distillation import HookedAffinityLoss
     from .engine import MemoryBoundError
     from .ops.affinity import FeatureAffinityLoss, affinity_matrix, feature_affinity_loss
 
 __all__ = [
     "Dehazer",
     "FeatureAffinityLoss",
+    "HookedAffinityLoss",
     "MemoryBoundError",
     "affinity_matrix",
     "dehaze",
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Dehazer": "dehazer",
     "FeatureAffinityLoss": "ops.affinity",
+    "HookedAffinityLoss": "distillation",
     "MemoryBoundError": "engine",
     "affinity_matrix": "ops.affinity",
     "dehaze": "dehazer",
@@ -38,7 +41,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in ("dehazer", "engine", "models", "ops"):
+    if name in ("dehazer", "distillation", "engine", "export", "models", "ops", "video"):
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

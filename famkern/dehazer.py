@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -166,6 +166,33 @@ class Dehazer:
             return self._dehaze_tensor(image, progress, valid)
         raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
 
+    def frame(
+        self, frame: np.ndarray, means: Mapping[str, Tensor] | None = None, *, weight: float = 1.0
+    ) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """Remove haze from a frame of a film, as `famkern.video.dehaze_frames` does.
+
+        The network's channel attention works with means over the picture. Here they are averages over the frames so far,
+        so that the brightness of the result does not flicker with what passes by.
+
+        Args:
+            frame: (H, W, 3), as for a call.
+            means: what this returned for the frame before; None for the first one.
+            weight: 0 < weight <= 1, of this frame in the averages. 1: each frame for itself.
+
+        Returns:
+            The clear frame, and the averages: float64 tensors by name, on the device that computes. The same frames and
+            the same averages give the same bits.
+
+        Raises:
+            TypeError, ValueError: as a call; and for means of another size of picture.
+        """
+        if not is_real(weight) or not 0 < weight <= 1:
+            raise ValueError(f"weight is a number above 0 and up to 1, not {weight!r}")
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+            raise TypeError(f"a frame is a NumPy array (H, W, 3), not {getattr(frame, 'shape', type(frame).__name__)}")
+        averages = engine.Averages(means or {}, float(weight))
+        return self._dehaze_array(frame, None, None, averages), averages.after
+
     def transmission(self, hazy: M, clear: M, *, valid: Map | None = None) -> M:
         """Estimate how much light comes through the haze, from a picture and what this made of it.
 
@@ -203,7 +230,7 @@ class Dehazer:
         if before.shape != after.shape:
             raise ValueError(f"hazy and clear are of one size, not {tuple(hazy.shape)} and {tuple(clear.shape)}")
         device, valid = _numbered(device), _check_valid(valid, before.shape)
-        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+        with self._computing(device):
             plan = self._transmission_plan(out.shape[0], out.shape[1], device, self.memory)
             source, result, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
             source.check(checks)
@@ -230,17 +257,16 @@ class Dehazer:
 
     def least_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, with which a picture of this size can be dehazed, on the default device."""
-        with threads.use(self.threads):  # each has memory to work in
-            try:
-                return self._plan(height, width, self._default_device(), memory=1).need
-            except engine.MemoryBoundError as error:
-                return error.least
+        return self._least_need(self._plan, height, width)
 
     def transmission_memory(self, height: int, width: int) -> int:
         """The least bound on memory, in bytes, for `transmission` of a picture of this size, on the default device."""
-        with threads.use(self.threads):
+        return self._least_need(self._transmission_plan, height, width)
+
+    def _least_need(self, plan: Callable[..., engine.Plan | engine.CarryPlan], height: int, width: int) -> int:
+        with threads.use(self.threads):  # each has memory to work in
             try:
-                return self._transmission_plan(height, width, self._default_device(), memory=1).need
+                return plan(height, width, self._default_device(), memory=1).need
             except engine.MemoryBoundError as error:
                 return error.least
 
@@ -257,14 +283,18 @@ class Dehazer:
         return result
 
     def _dehaze_array(
-        self, image: np.ndarray, progress: Callable[[float], None] | None, valid: Map | None
+        self,
+        image: np.ndarray,
+        progress: Callable[[float], None] | None,
+        valid: Map | None,
+        averages: engine.Averages | None = None,
     ) -> np.ndarray:
         _check_array(image, dims=(3, 4))
         valid = _check_valid(valid, image.shape[-3:-1])
         result = np.empty(image.shape, dtype=image.dtype)
         pictures, results = (a[None] if a.ndim == 3 else a for a in (image, result))  # (B, H, W, 3)
         for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
-            self._run(before, after, self._default_device(), _part(progress, index, len(pictures)), valid)
+            self._run(before, after, self._default_device(), _part(progress, index, len(pictures)), valid, averages)
         return result
 
     def _dehaze_pil(
@@ -289,6 +319,7 @@ class Dehazer:
         device: torch.device,
         progress: Callable[[float], None] | None,
         valid: Map | None,
+        averages: engine.Averages | None = None,
     ) -> None:
         """Dehaze one picture (H, W, 3) into another of the same size and dtype."""
         if self.strength == 0:
@@ -300,14 +331,15 @@ class Dehazer:
                 progress(1.0)
             return
         device = _numbered(device)
-        key = engine.key_of(before, device) if self.memory is None and progress is valid is None else None
-        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+        alone = self.memory is None and progress is valid is averages is None
+        key = engine.key_of(before, device) if alone else None
+        with self._computing(device):
             if key and self._graphs.replay(key, before, after):  # type: ignore[arg-type]
                 return
             plan = self._plan(int(before.shape[0]), int(before.shape[1]), device, self.memory)
 
             def compute(before: Tensor | np.ndarray, after: Tensor | np.ndarray) -> engine.Checks:
-                return self._compute(before, after, plan, device, progress, valid)
+                return self._compute(before, after, plan, device, progress, valid, averages)
 
             if key and plan.whole:
                 self._graphs.run(key, compute, before, after)  # type: ignore[arg-type]
@@ -322,6 +354,7 @@ class Dehazer:
         device: torch.device,
         progress: Callable[[float], None] | None,
         valid: Map | None,
+        averages: engine.Averages | None,
     ) -> engine.Checks:
         """Start the run on a GPU, and do it on a CPU; returns what must hold for it to be right."""
         source, sink, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
@@ -329,13 +362,19 @@ class Dehazer:
         if isinstance(plan, engine.ReducedPlan):
 
             def run_network(low: engine.Pixels, made: engine.Pixels, report: Callable[[float], None]) -> None:
-                engine.run(plan.network, low, made, device, report, checks)
+                engine.run(plan.network, low, made, device, report, checks, averages=averages)
 
             engine.run_reduced(plan, source, sink, run_network, self.strength, device, progress, valid)
             return checks
         blend = sink if self.strength == 1 else Blend(source, sink, self.strength)
-        engine.run(plan, source, blend, device, progress, checks)
+        engine.run(plan, source, blend, device, progress, checks, averages=averages)
         return checks
+
+    @contextlib.contextmanager
+    def _computing(self, device: torch.device) -> Iterator[None]:
+        """The surroundings of every computation, whatever those of the caller are."""
+        with torch.inference_mode(), threads.use(self.threads), _full_precision(device), _no_autocast(device):
+            yield
 
     def _precision(self, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
         """Of the maps, and of the arithmetic."""

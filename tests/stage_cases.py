@@ -4,10 +4,14 @@ import math
 
 import torch
 
+from famkern.ops import library
 from famkern.ops.kinds import KINDS
 from famkern.ops.stage import reference, stage
 
 STAGES = tuple(KINDS)
+_SETS = ("portable", "avx2", "avx512")
+# Of the compiled kernels that run here: those that are not chosen unless FAMKERN_CPU_ISA asks for them.
+OTHER_INSTRUCTION_SETS = _SETS[: _SETS.index(library.instruction_set())] if library.why_not_compiled() is None else ()
 
 
 def having(kernels):

@@ -134,9 +134,9 @@ def test_a_failed_file_gives_1_and_the_others_are_done(picture, tmp_path):
 
 def test_what_is_skipped_is_told_and_there_already_is_no_news(tmp_path, command):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    for name in ("b.gif", "c.mov", "._a.png", "notes.txt"):
+    for name in ("b.gif", "c.psd", "._a.png", "notes.txt"):
         (tmp_path / name).touch()
-    told = "famkern: skipped: 2 of a format that is not read (1 .gif, 1 .mov)\n"
+    told = "famkern: skipped: 2 of a format that is not read (1 .gif, 1 .psd)\n"
     for _ in range(2):
         result = command("dehaze", tmp_path, "-o", tmp_path / "out")
         assert (result.returncode, result.stderr, result.stdout) == (0, told, b"")

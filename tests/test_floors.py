@@ -1,4 +1,4 @@
-"""Imports point downwards only: cli -> batch -> dehazer -> engine -> ops, and so on."""
+"""Imports point downwards only: cli -> batch -> video -> dehazer -> engine -> ops, and so on."""
 
 import ast
 from pathlib import Path
@@ -10,10 +10,13 @@ ROOT = Path(__file__).parents[1]
 # room -> rooms that it may import, besides itself
 FLOORS = {
     "__main__": {"cli"},
-    "cli": {"batch", "bench", "dehazer", "models", "images", "ops", "training", "engine"},
-    "batch": {"dehazer", "engine", "images"},
-    "bench": {"dehazer", "images", "models", "ops"},
+    "cli": {"batch", "bench", "dehazer", "export", "models", "images", "ops", "training", "engine", "video"},
+    "batch": {"dehazer", "engine", "images", "video"},
+    "video": {"dehazer", "images"},
+    "bench": {"dehazer", "export", "images", "models", "ops"},
     "selftest": {"dehazer", "models", "ops"},
+    "export": {"dehazer", "images", "models"},
+    "distillation": {"ops"},
     "dehazer": {"engine", "models", "numeric", "ops", "pil", "threads"},
     "engine": {"numeric", "ops"},
     "ops": {"kernels", "numeric"},

@@ -25,7 +25,7 @@ from . import data, evaluation
 from .fused import fused
 from .recipe import Folder, StudentRecipe
 from .super_resolution import pooled
-from .task import Task, restoration_loss, spread
+from .task import Task, evenly, restoration_loss
 
 STUDENT_POOL = 4  # half the teacher's, whose output is twice as large
 
@@ -134,7 +134,7 @@ class Distillation(Task):
         """Triplets hazy, output, clear, each (3, H, W) in [0, 1]: from the pairs for validation, else from the data."""
         dehazer = self.dehazer()
         if self.pairs:
-            pictures = [evaluation.read_pair(pair) for pair in spread(self.pairs, count)]
+            pictures = [evaluation.read_pair(pair) for pair in evenly(self.pairs, count)]
         else:
             size, step = self.recipe.phases[-1].size, self.recipe.steps  # a step that no training takes
             draws = [self.dataset[data.Draw(step, sample, size)] for sample in range(count)]

@@ -41,7 +41,7 @@ RULES = (
     "mean over pairs of RGB in [0, 1], not rounded to 8 bits; SSIM with an 11 x 11 Gaussian of sigma 1.5, "
     "only where it lies inside the picture; borders that one picture has more than its partner are cropped"
 )
-BORDER = 5  # pixels at each side where the Gaussian reaches beyond the picture
+SSIM_BORDER = 5  # pixels at each side where the Gaussian reaches beyond the picture
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
 
 def measure(image: Tensor, clear: Tensor) -> tuple[float, float]:
     """PSNR in dB and SSIM between two pictures (3, H, W) in [0, 1], by RULES; both sides at least 11 pixels long."""
-    if min(image.shape[1:]) <= 2 * BORDER:
+    if min(image.shape[1:]) <= 2 * SSIM_BORDER:
         raise ValueError(f"SSIM needs pictures of at least 11 x 11 pixels, not {image.shape[2]} x {image.shape[1]}")
     psnr = peak_signal_noise_ratio(image[None], clear[None], data_range=1.0)
     # Releases of torchmetrics differ in whether their mean counts the border, so take the map and cut the border off.
     _, ssim = structural_similarity_index_measure(
         image[None], clear[None], data_range=1.0, gaussian_kernel=True, sigma=1.5, return_full_image=True
     )
-    return float(psnr), float(ssim[..., BORDER:-BORDER, BORDER:-BORDER].mean())
+    return float(psnr), float(ssim[..., SSIM_BORDER:-SSIM_BORDER, SSIM_BORDER:-SSIM_BORDER].mean())
 
 
 def mean(scores: Sequence[Score]) -> Score:

@@ -10,7 +10,7 @@ import math
 import re
 import types
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +23,16 @@ R = TypeVar("R")
 Loss = Literal["l1", "gradient", "border", "charbonnier", "mse", "psnr"]
 Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed"]
 Kind = Literal["pairs", "solved", "depth", "photos"]
+
+
+def option(help: str, **more: Any) -> dict[str, Any]:
+    """Metadata of a field that `famkern train` has an option for.
+
+    Args:
+        help: what the option says of itself.
+        more: further arguments of typer.Option; and `text`, for what is given as a text that `student` parses.
+    """
+    return {"help": help, **more}
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,13 @@ class Folder:
 class Optimiser:
     """Adam or AdamW, its learning rate over the run, and the bound on the gradient's norm.
 
-    lr            after the warm-up
     warmup        steps over which the rate rises linearly to lr
     final         fraction of lr that the cosine falls to at the last step; 1: constant
     weight_decay  decoupled (AdamW); 0: plain Adam
     clip          the norm of the whole gradient is cut to this
     """
 
-    lr: float = 2e-3
+    lr: float = field(default=2e-3, metadata=option("Highest learning rate, after the warm-up."))
     warmup: int = 200
     final: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
@@ -94,23 +103,27 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the training of any network is told.
+    """What the training of any network is told; the fields say it themselves.
 
     folders    what to draw from
-    steps      of the optimiser, in the whole run: the schedules depend on it
     phases     crops and batches over the run, see data.Phase
-    average    decay of the exponential moving average of the weights, in [0, 1); 0: none. It starts low and rises to this
-    precision  of the arithmetic, as Lightning names it
     """
 
     folders: tuple[Folder, ...]
-    steps: int
+    steps: int = field(metadata=option("Steps of the optimiser in the whole run; the schedules depend on it.", min=1))
     phases: tuple[Phase, ...]
-    loss: Loss = "l1"
+    loss: Loss = field(default="l1", metadata=option("The loss between the output and the clear picture."))
     optimiser: Optimiser = Optimiser()
-    average: float = 0.999
-    seed: int = 0
-    precision: Precision = "32-true"
+    average: float = field(
+        default=0.999,
+        metadata=option(
+            "Decay of the moving average of the weights, below 1. It rises to this; 0: no average.", min=0.0
+        ),
+    )
+    seed: int = field(default=0, metadata=option("Decides the initial weights and everything that is drawn.", min=0))
+    precision: Precision = field(
+        default="32-true", metadata=option("Precision of the arithmetic, as Lightning names it.")
+    )
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -146,26 +159,37 @@ class UShape:
 
 @dataclass(frozen=True)
 class StudentRecipe(Recipe):
-    """Distillation of a student: L = loss(output, clear) + fam_weight x feature affinity loss.
+    """Distillation of a student: L = loss(output, clear) + fam_weight x feature affinity loss."""
 
-    channels, groups, blocks  of the network, see models.Student
-    u                         of a U-shaped network instead
-    init                      weights to start from; None: PyTorch's initialisation
-    window                    of channel attention outside training, see models.Student; crops are seen whole. None: that
-                              of the weights to start from; 0: none
-    teacher                   name or path of the teacher; None: no feature affinity
-    fam_scale                 see famkern.feature_affinity_loss
-    """
-
-    channels: int = 16
-    groups: int = 3
-    blocks: int = 6
-    u: UShape | None = None
-    init: str | None = None
-    window: int | None = None
-    teacher: str | None = None
-    fam_weight: float = 0.25
-    fam_scale: Literal["paper", "rms"] = "paper"
+    channels: int = field(default=16, metadata=option("Channels of the student, a multiple of 16."))
+    groups: int = field(default=3, metadata=option("Groups of the student."))
+    blocks: int = field(default=6, metadata=option("Blocks in each of its groups."))
+    u: UShape | None = field(
+        default=None,
+        metadata=option(
+            "A U-shaped student instead, such as 16,32,64:1,2,4,2,1; see models.UStudent.",
+            metavar="WIDTHS:BLOCKS[:plain]",
+            text=True,
+        ),
+    )
+    init: str | None = field(
+        default=None, metadata=option("Weights to start from: a name or a file. Default: PyTorch's initialisation.")
+    )
+    window: int | None = field(
+        default=None,
+        metadata=option(
+            "Windows for channel attention outside training, at least as large as the crops, seen whole; 0: none. "
+            "Default: those of --init, else none.",
+            min=0,
+        ),
+    )
+    teacher: str | None = field(
+        default=None, metadata=option('The teacher, a name or a file; "none": no feature affinity.')
+    )
+    fam_weight: float = field(default=0.25, metadata=option("Weight of the feature affinity in the loss.", min=0.0))
+    fam_scale: Literal["paper", "rms"] = field(
+        default="paper", metadata=option("Scale of the feature affinity, see famkern.feature_affinity_loss.")
+    )
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from famkern.models.teacher import DSCFSRCNN, DepthwiseSeparableConv, Teacher
 
 from . import data, evaluation
 from .recipe import TeacherRecipe
-from .task import Task, restoration_loss, spread
+from .task import Task, evenly, restoration_loss
 
 RULES = "mean of PSNR on luma (ITU-R BT.601, 16 to 235) after rounding to 8 bits, borders of 2 pixels left out"
-BORDER = 2
+PSNR_BORDER = 2
 POOL = 8  # of the teacher's output in distillation, 2 per pixel of the input
 
 
@@ -61,7 +61,7 @@ class SuperResolution(Task):
     def samples(self, count: int) -> list[tuple[Tensor, ...]]:
         """Triplets bicubic, output, sharp, each (3, H, W) in [0, 1]: from the pictures for validation, else the data."""
         if self.pictures:
-            pairs = [picture.read() for picture in spread(self.pictures, count)]
+            pairs = [picture.read() for picture in evenly(self.pictures, count)]
         else:
             size, step = self.recipe.phases[-1].size, self.recipe.steps  # a step that no training takes
             crops = [self.dataset[data.Draw(step, sample, size)]["clear"] for sample in range(count)]
@@ -262,7 +262,10 @@ def psnr_y(image: Tensor, sharp: Tensor) -> float:
     """PSNR in dB between two pictures (3, H, W) in [0, 1], by RULES; sides of at least 5 pixels."""
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64)
     lumas = [
-        16 + torch.tensordot(weights, picture.double().mul(255).round().div(255), 1)[BORDER:-BORDER, BORDER:-BORDER]
+        16
+        + torch.tensordot(weights, picture.double().mul(255).round().div(255), 1)[
+            PSNR_BORDER:-PSNR_BORDER, PSNR_BORDER:-PSNR_BORDER
+        ]
         for picture in (image, sharp)
     ]
     return float(peak_signal_noise_ratio(lumas[0], lumas[1], data_range=255.0))

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 CHARBONNIER_EPSILON = 1e-3
 PSNR_EPSILON = 1e-5  # 50 dB
-BORDER = 6  # pixels
+CROP_BORDER = 6  # pixels
 BORDER_WEIGHT = 8
 
 
@@ -118,7 +118,7 @@ def restoration_loss(kind: Loss, output: Tensor, clear: Tensor) -> Tensor:
             everywhere = steps.sum()
             total = total + everywhere
             if kind == "border":
-                inside = steps[..., BORDER:-BORDER, BORDER:-BORDER].sum()
+                inside = steps[..., CROP_BORDER:-CROP_BORDER, CROP_BORDER:-CROP_BORDER].sum()
                 total = total + (BORDER_WEIGHT - 1) * (everywhere - inside)
         return total / difference.numel()
     if kind == "psnr":
@@ -126,7 +126,7 @@ def restoration_loss(kind: Loss, output: Tensor, clear: Tensor) -> Tensor:
     return torch.sqrt((output - clear).square() + CHARBONNIER_EPSILON**2).mean()
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def evenly(items: Sequence[T], count: int) -> list[T]:
     """At most `count` of these, evenly spread."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]

@@ -13,6 +13,18 @@
 #include <stdexcept>
 #include <string>
 
+// What is compiled for wider instruction sets, unless the build leaves them out (FAMKERN_ISAS of setup.py).
+#if defined(__x86_64__) && !defined(FAMKERN_WITHOUT_AVX2)
+#define FAMKERN_AVX2(...) __VA_ARGS__
+#else
+#define FAMKERN_AVX2(...)
+#endif
+#if defined(__x86_64__) && !defined(FAMKERN_WITHOUT_AVX512)
+#define FAMKERN_AVX512(...) __VA_ARGS__
+#else
+#define FAMKERN_AVX512(...)
+#endif
+
 namespace famkern {
 
 enum class InstructionSet { portable, avx2, avx512 };
@@ -23,13 +35,13 @@ inline bool supported(InstructionSet isa) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    return isa == InstructionSet::portable || (isa == InstructionSet::avx2 && avx2) ||
-           (isa == InstructionSet::avx512 && avx512);
-#else
-    return isa == InstructionSet::portable;
+    FAMKERN_AVX2(if (isa == InstructionSet::avx2) return avx2;)
+    FAMKERN_AVX512(if (isa == InstructionSet::avx512) return avx2 && __builtin_cpu_supports("avx512f") &&
+                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bw");)
+    (void)avx2;
 #endif
+    return isa == InstructionSet::portable;
 }
 
 inline InstructionSet choose_instruction_set() {
@@ -53,31 +65,17 @@ inline InstructionSet instruction_set() {
 
 }  // namespace famkern
 
-#if defined(__x86_64__)
-#define FAMKERN_KERNELS(Table, name)     \
-    namespace portable {                 \
-    extern const Table name;             \
-    }                                    \
-    namespace avx2 {                     \
-    extern const Table name;             \
-    }                                    \
-    namespace avx512 {                   \
-    extern const Table name;             \
-    }                                    \
-    inline const Table& name() {         \
-        switch (instruction_set()) {     \
-            case InstructionSet::avx512: \
-                return avx512::name;     \
-            case InstructionSet::avx2:   \
-                return avx2::name;       \
-            default:                     \
-                return portable::name;   \
-        }                                \
+#define FAMKERN_KERNELS(Table, name)                                           \
+    namespace portable {                                                       \
+    extern const Table name;                                                   \
+    }                                                                          \
+    FAMKERN_AVX2(namespace avx2 { extern const Table name; })                  \
+    FAMKERN_AVX512(namespace avx512 { extern const Table name; })              \
+    inline const Table& name() {                                               \
+        switch (instruction_set()) {                                           \
+            FAMKERN_AVX512(case InstructionSet::avx512 : return avx512::name;) \
+            FAMKERN_AVX2(case InstructionSet::avx2 : return avx2::name;)       \
+            default:                                                           \
+                return portable::name;                                         \
+        }                                                                      \
     }
-#else
-#define FAMKERN_KERNELS(Table, name) \
-    namespace portable {             \
-    extern const Table name;         \
-    }                                \
-    inline const Table& name() { return portable::name; }
-#endif

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from .. import images
+from .. import images, video
 from ..engine import parse_bytes
 
 FORMATS = {suffix.removeprefix("."): name for suffix, name in images.SUFFIXES.items()}  # what --format takes
@@ -42,6 +42,7 @@ class Options:
         mask: a grey picture of the size of each input (upright): white is dehazed, black stays, between them the blend.
         keep_time: outputs get their inputs' time of modification.
         dry_run: find out what can be known beforehand, and write nothing.
+        codec, crf: of films, see `famkern.video.dehaze_film`.
     """
 
     overwrite: bool = False
@@ -55,6 +56,8 @@ class Options:
     mask: str | os.PathLike[str] | None = None
     keep_time: bool = False
     dry_run: bool = False
+    codec: str | None = None
+    crf: int | None = None
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format.lower() not in FORMATS:
@@ -65,12 +68,18 @@ class Options:
             raise ValueError(f"max_pixels is a number of 1 or more, not {self.max_pixels}")
         if os.sep in self.suffix:
             raise ValueError(f"suffix is part of a file name, without {os.sep!r}: {self.suffix!r}")
+        if self.crf is not None and not 0 <= self.crf <= video.MOST_CRF:
+            raise ValueError(f"crf is a number from 0 to {video.MOST_CRF}, not {self.crf}")
+        if self.codec is not None:
+            video.encoder_of(self.codec, self.crf)
         if self.memory is not None:
             parse_bytes(self.memory)
 
     def output_name(self, source: Path) -> str:
         """File name of the output for this input."""
-        if self.format is not None:
+        if video.is_film(source.suffix):
+            extension = source.suffix if source.suffix.lower() in video.CONTAINERS else video.OTHERWISE
+        elif self.format is not None:
             extension = f".{self.format}"
         else:
             extension = source.suffix if source.suffix.lower() in images.SUFFIXES else ".png"
@@ -87,6 +96,11 @@ class Job:
     transmission: Path | None = None  # where the map of haze goes
     skip: Skip | None = None
     problem: str | None = None
+
+    @property
+    def is_film(self) -> bool:
+        """Whether it is a film, not a picture."""
+        return video.is_film(self.source.suffix)
 
     @property
     def outputs(self) -> list[Path]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import images
+from .. import images, video
 from .jobs import FORMATS, Job, Options, Skip, comparison, haze_map
 
 
@@ -47,9 +47,10 @@ def plan_jobs(
     """Find the files and name their outputs.
 
     Args:
-        inputs: files, folders (their pictures, with those in subfolders if `recursive`) and glob patterns. What begins
-            with a dot in a folder is not looked at.
-        output: a file, if there is one input file and this ends in an image suffix; otherwise a folder.
+        inputs: files, folders (their pictures and films, with those in subfolders if `recursive`) and glob patterns. What
+            begins with a dot in a folder is not looked at.
+        output: a file, if there is one input file and this ends in the suffix of a picture, or for a film, of a film;
+            otherwise a folder.
         recursive: descend into subfolders, which are repeated under `output`.
         options: of the outputs.
 
@@ -65,8 +66,9 @@ def plan_jobs(
         raise ValueError("an empty name is neither an input nor an output")
     out = Path(output)
     found = _once([item for entry in inputs for item in _find(Path(entry), recursive, out, alone=len(inputs) == 1)])
-    single = sum(not item.skip for item in found) == 1 and not any(map(os.path.isdir, inputs))
-    to_a_file = _names_a_file(out, single, options)
+    wanted = [item for item in found if not item.skip]
+    single = len(wanted) == 1 and not any(map(os.path.isdir, inputs))
+    to_a_file = _names_a_file(out, single, single and video.is_film(wanted[0].path.suffix), options)
 
     def target_of(item: _Found) -> Path:
         return out if to_a_file else out / item.folder / options.output_name(item.path)
@@ -80,11 +82,12 @@ def plan_jobs(
             jobs.append(Job(item.path, item.path, skip=item.skip, problem=item.problem))
             continue
         target = target_of(item)
+        beside = not video.is_film(item.path.suffix)
         job = Job(
             item.path,
             target,
-            comparison(target) if options.compare else None,
-            haze_map(target) if options.transmission else None,
+            comparison(target) if options.compare and beside else None,
+            haze_map(target) if options.transmission and beside else None,
         )
         problem = None
         for path in job.outputs:
@@ -135,8 +138,9 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
         ]
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             suffix = path.suffix.lower()
-            if suffix in images.READ_SUFFIXES or suffix in images.UNREAD_SUFFIXES:
-                skip = None if images.is_readable(suffix) else Skip.FORMAT
+            if suffix in images.READ_SUFFIXES or suffix in images.UNREAD_SUFFIXES or video.is_film(suffix):
+                readable = images.is_readable(suffix) or (video.is_film(suffix) and video.is_installed())
+                skip = None if readable else Skip.FORMAT
                 found.append(_Found(path, path.parent.relative_to(folder), named=False, skip=skip))
     if not any(item.problem or not item.skip for item in found):
         suffixes = ", ".join(images.SUFFIXES)
@@ -222,11 +226,18 @@ def _is_lost(other: _Found, *, made: bool, by: Options) -> bool:
     return by.overwrite and (other.named or not made)
 
 
-def _names_a_file(out: Path, single: bool, options: Options) -> bool:
-    """Whether the output is a file, not a folder."""
+def _names_a_file(out: Path, single: bool, film: bool, options: Options) -> bool:
+    """Whether the output is a file, not a folder. `film`: that of the single input is a film."""
     if os.path.isdir(out):
         return False
     suffix = out.suffix.lower()
+    if suffix in video.CONTAINERS and single:
+        if not film:
+            raise ValueError(f"{out}: a picture does not become a film; choose one of {', '.join(images.SUFFIXES)}")
+        _check_no_suffix(out, options)
+        return True
+    if film and (suffix in images.SUFFIXES or video.is_film(suffix)):
+        raise ValueError(f"{out}: a film is written as one of {', '.join(video.CONTAINERS)}")
     if suffix in images.UNREAD_SUFFIXES or (suffix in images.READ_SUFFIXES and suffix not in images.SUFFIXES):
         raise ValueError(f"{out}: {suffix} cannot be written; choose one of {', '.join(images.SUFFIXES)}")
     if suffix not in images.SUFFIXES:
@@ -241,6 +252,10 @@ def _names_a_file(out: Path, single: bool, options: Options) -> bool:
         raise ValueError(
             f"{out}: the output is to be {images.SUFFIXES[suffix]} by its name but --format says otherwise"
         )
+    _check_no_suffix(out, options)
+    return True
+
+
+def _check_no_suffix(out: Path, options: Options) -> None:
     if options.suffix:
         raise ValueError(f"{out}: --suffix is for outputs in a folder; put {options.suffix!r} into this name instead")
-    return True

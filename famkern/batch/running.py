@@ -12,6 +12,7 @@ import numpy as np
 from .. import images
 from ..dehazer import Dehazer
 from ..engine import MemoryBoundError, parse_bytes
+from . import films
 from .jobs import Job, Options, Outcome, Skip
 from .mask import Mask
 
@@ -59,13 +60,20 @@ def _outcomes(
         try:
             missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
             if missing:
-                limited = _checked(job, dehazer, options, mask)
+                limited = films.checked(job, dehazer, options) if job.is_film else _checked(job, dehazer, options, mask)
                 if not options.dry_run:
                     for folder in {path.parent for path in missing} - tidy:
                         folder.mkdir(parents=True, exist_ok=True)
                         images.remove_dead(folder)
                         tidy.add(folder)
-                    _dehaze_file(job, missing, limited, options, mask, progress)
+                    if job.is_film:
+                        films.dehaze(job, limited, options, progress)
+                    else:
+                        _dehaze_file(job, missing, limited, options, mask, progress)
+                    if options.keep_time:
+                        status = job.source.stat()
+                        for path in missing:
+                            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
             outcome = Outcome(job, done=True) if missing else Outcome(job, skipped=Skip.THERE)
         except images.ImageError as error:  # names its file
             outcome = Outcome(job, problem=str(error))
@@ -129,10 +137,6 @@ def _dehaze_file(
         images.write(job.target, result, format=images.SUFFIXES[job.target.suffix.lower()], quality=options.quality)
     if job.compare and job.compare in missing:
         images.write(job.compare, images.side_by_side(picture, result), format="JPEG")
-    if options.keep_time:
-        status = job.source.stat()
-        for path in missing:
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _held_bytes(header: images.Header) -> int:

@@ -8,9 +8,10 @@ A wrong result is never timed. Engines take turns, round by round, in one proces
 them; figures are medians, with their spread.
 """
 
-from .engines import ENGINES, Missing, Network
-from .measuring import FAMKERN, Entry, Plan, WrongResultError, interleaved, plan, run
-from .results import Memory, Results, Row, plot
+from .engines import ENGINES, Missing
+from .measuring import Plan, WrongResultError, interleaved, plan, run
+from .page import page
+from .results import FAMKERN, Entry, Memory, Results, Row, plot
 
 __all__ = [
     "ENGINES",
@@ -18,12 +19,12 @@ __all__ = [
     "Entry",
     "Memory",
     "Missing",
-    "Network",
     "Plan",
     "Results",
     "Row",
     "WrongResultError",
     "interleaved",
+    "page",
     "plan",
     "plot",
     "run",

@@ -14,8 +14,6 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from ..models.student import normalise
-
 Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]  # height, width
 
@@ -24,19 +22,6 @@ INSTALL = "pip install 'famkern[bench]'"
 
 class Missing(Exception):
     """An engine that is not installed here; the message names what is missing."""
-
-
-class Network(nn.Module):
-    """A student from picture to picture, as other engines run it."""
-
-    def __init__(self, student: nn.Module) -> None:
-        super().__init__()
-        self.student = student.eval()
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> the same."""
-        dehazed: Tensor = self.student(normalise(image))
-        return dehazed.clamp(0, 1)
 
 
 def _eager(network: nn.Module, size: Size, threads: int) -> Run:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from .. import models
 from ..dehazer import Dehazer
-from .engines import ENGINES, Missing, Network, Run, Size
-from .results import Memory, Results, Row
+from ..export import Pipeline
+from .engines import ENGINES, Missing, Run
+from .results import FAMKERN, Entry, Memory, Results, Row, Size
 
-FAMKERN = "famkern"
 GATE = (1, 3, 131, 257)  # an odd picture, on which results are compared with float64 before anything is timed
 ERROR, ERROR_16_BIT = 1e-4, 1e-2  # that a result may have at most, of values in [0, 1]
 
@@ -28,29 +27,6 @@ Progress = Callable[[str], None]
 
 class WrongResultError(Exception):
     """A result is not that of the network: it is not timed."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing to be timed: a network, what runs it, and how.
-
-    model   a name of the zoo, or a file
-    engine  "famkern" or one of ENGINES
-    scale   1 to 8, of famkern
-    dtype   of famkern's maps
-    """
-
-    model: str
-    engine: str = FAMKERN
-    scale: int = 1
-    dtype: str = "float32"
-
-    @property
-    def label(self) -> str:
-        """As tables name it."""
-        details = [f"scale {self.scale}"] if self.scale != 1 else []
-        details += [f"{self.dtype} maps"] if self.dtype != "float32" else []
-        return ", ".join([self.engine, *details])
 
 
 @dataclass(frozen=True)
@@ -91,15 +67,6 @@ def plan(name: Literal["quick", "full"] = "full", *, threads: int | None = None)
     return replace(QUICK if name == "quick" else Plan(), threads=threads)
 
 
-@dataclass
-class _Turn:
-    """An entry at one size, while it is measured."""
-
-    entry: Entry
-    run: Run
-    seconds: list[float] = field(default_factory=list)
-
-
 def interleaved(runs: Sequence[Run], image: Tensor, rounds: int) -> list[list[float]]:
     """Seconds of each function for this picture, which take turns `rounds` times. They have run before."""
     taken: list[list[float]] = [[] for _ in runs]
@@ -138,9 +105,7 @@ def run(plan: Plan, progress: Progress = lambda line: None) -> Results:
     for size in plan.memory if sys.platform == "linux" else ():
         for entry in _memory_entries(plan):
             progress(f"memory: {entry.model}, {entry.label}, {size[1]} x {size[0]}")
-            results.memory.append(
-                Memory(entry.model, entry.engine, entry.scale, entry.dtype, *size, _peak(entry, size, threads))
-            )
+            results.memory.append(Memory(entry, *size, _peak(entry, size, threads)))
     return results
 
 
@@ -156,7 +121,7 @@ def _memory_entries(plan: Plan) -> list[Entry]:
 def _gate(plan: Plan, model: str, threads: int) -> None:
     """Compare famkern with the network in float64, and at reduced scale with itself in float64."""
     image = torch.rand(GATE, generator=torch.Generator().manual_seed(0))
-    exact = Network(models.load(model)).double()(image.double())
+    exact = Pipeline(models.load(model)).eval().double()(image.double())
     for entry in _ours(plan, model):
         wanted = exact
         if entry.scale != 1:
@@ -174,7 +139,7 @@ def _function(entry: Entry, size: Sequence[int], threads: int) -> Run:
     if entry.engine == FAMKERN:
         return Dehazer(entry.model, device="cpu", threads=threads, scale=entry.scale, dtype=entry.dtype)
     height, width = size
-    return ENGINES[entry.engine](Network(models.load(entry.model)), (height, width), threads)
+    return ENGINES[entry.engine](Pipeline(models.load(entry.model)).eval(), (height, width), threads)
 
 
 def _measure_times(plan: Plan, model: str, threads: int, results: Results, progress: Progress) -> None:
@@ -182,36 +147,35 @@ def _measure_times(plan: Plan, model: str, threads: int, results: Results, progr
     last: dict[Entry, float] = {}  # seconds a pixel, at the size before
     for height, width in plan.sizes:
         image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
-        turns: list[_Turn] = []
+        runs: dict[Entry, Run] = {}
         exact: Tensor | None = None
         for entry in entries:
             expected = last.get(entry, 0.0) * height * width
             if entry.engine != FAMKERN and expected > plan.limit:
-                results.leave_out(entry.model, entry.label, (height, width), f"would take {expected:.0f} s a picture")
+                results.leave_out(entry, (height, width), f"would take {expected:.0f} s a picture")
                 continue
             progress(f"{model}, {width} x {height}: {entry.label}")
             try:
                 function = _function(entry, (height, width), threads)
             except Missing as missing:
                 entries = [other for other in entries if other != entry]
-                results.leave_out(entry.model, entry.label, None, str(missing))
+                results.leave_out(entry, None, str(missing))
                 continue
             result = function(image)  # compilers compile, memory is got
             if exact is None:
                 exact = result
             if entry.scale == 1:
                 _check(entry, result, exact)
-            turns.append(_Turn(entry, function))
-        progress(f"{model}, {width} x {height}: {plan.rounds} rounds of {len(turns)}")
-        for turn, seconds in zip(turns, interleaved([turn.run for turn in turns], image, plan.rounds), strict=True):
-            last[turn.entry] = statistics.median(seconds) / (height * width)
-            e = turn.entry
-            results.rows.append(Row(e.model, e.engine, e.scale, e.dtype, height, width, tuple(seconds)))
+            runs[entry] = function
+        progress(f"{model}, {width} x {height}: {plan.rounds} rounds of {len(runs)}")
+        for entry, seconds in zip(runs, interleaved(list(runs.values()), image, plan.rounds), strict=True):
+            row = Row(entry, height, width, tuple(seconds))
+            last[entry] = row.median / (height * width)
+            results.rows.append(row)
 
 
 def _peak(entry: Entry, size: Size, threads: int) -> int:
     """Bytes of resident memory that one picture takes at most, beyond those of the process before it."""
-    make = f"_function(Entry({entry.model!r}, {entry.engine!r}, {entry.scale!r}, {entry.dtype!r}), {size!r}, {threads})"
     probe = f"""
         import torch
         from famkern.bench.measuring import Entry, _function
@@ -219,7 +183,7 @@ def _peak(entry: Entry, size: Size, threads: int) -> int:
             return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
         torch.set_num_threads({threads})
         with torch.inference_mode():
-            run = {make}
+            run = _function({entry!r}, {size!r}, {threads})
             run(torch.rand(1, 3, 16, 16))
             image = torch.rand(1, 3, *{size!r})
             before = peak()

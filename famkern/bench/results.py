@@ -15,19 +15,41 @@ import torch
 
 from .. import __version__, images
 from ..ops import library
-from .quality import CITED, MEASURED
+from .quality import CITED, MEASURED, MULTIPLY_ADDS
 
-Size = tuple[int, int]
+FAMKERN = "famkern"
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to be timed: a network, what runs it, and how.
+
+    model   a name of the zoo, or a file
+    engine  "famkern" or one of ENGINES
+    scale   1 to 8, of famkern
+    dtype   of famkern's maps
+    """
+
+    model: str
+    engine: str = FAMKERN
+    scale: int = 1
+    dtype: str = "float32"
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        details = [f"scale {self.scale}"] if self.scale != 1 else []
+        details += [f"{self.dtype} maps"] if self.dtype != "float32" else []
+        return ", ".join([self.engine, *details])
 
 
 @dataclass(frozen=True)
 class Row:
     """Seconds that one entry took for a picture of one size, in every round."""
 
-    model: str
-    engine: str
-    scale: int
-    dtype: str
+    entry: Entry
     height: int
     width: int
     seconds: tuple[float, ...]
@@ -50,10 +72,7 @@ class Row:
 class Memory:
     """Bytes of resident memory that one picture took at most, beyond those of the process before it."""
 
-    model: str
-    engine: str
-    scale: int
-    dtype: str
+    entry: Entry
     height: int
     width: int
     bytes: int
@@ -63,8 +82,7 @@ class Memory:
 class LeftOut:
     """What was not measured (at one size, or at all), and why."""
 
-    model: str
-    label: str
+    entry: Entry
     size: Size | None
     reason: str
 
@@ -93,13 +111,16 @@ class Results:
             }
         )
 
-    def leave_out(self, model: str, label: str, size: Size | None, reason: str) -> None:
+    def leave_out(self, entry: Entry, size: Size | None, reason: str) -> None:
         """Note what is not measured."""
-        self.left_out.append(LeftOut(model, label, size, reason))
+        self.left_out.append(LeftOut(entry, size, reason))
 
-    def exact(self, row: Row) -> Row:
-        """That of famkern at scale 1 in float32, for the same network and size."""
-        return next(r for r in self.rows if (r.model, r.height, r.width) == (row.model, row.height, row.width))
+    def groups(self) -> list[list[Row]]:
+        """The rows of each network and size; the first of them is famkern's at scale 1 in float32."""
+        found: dict[tuple[str, int, int], list[Row]] = defaultdict(list)
+        for row in self.rows:
+            found[row.entry.model, row.height, row.width].append(row)
+        return list(found.values())
 
     def to_json(self) -> str:
         """With the median and the spread of each row beside its seconds."""
@@ -115,8 +136,8 @@ class Results:
 
 
 def psnr_of(row: Row) -> float | None:
-    """PSNR in dB on the 70 pairs of SOTS-indoor, as the card of these weights states it."""
-    return MEASURED.get(row.model, {}).get(row.scale)
+    """PSNR in dB on the 70 pairs of SOTS-indoor, as the card of these weights states it; None of other engines."""
+    return MEASURED.get(row.entry.model, {}).get(row.entry.scale) if row.entry.engine == FAMKERN else None
 
 
 def _processor() -> str:
@@ -136,11 +157,11 @@ def plot(results: Results, path: str | PathLike[str]) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    figure = Figure(figsize=(16, 5), layout="constrained")
     times, memory, quality = figure.subplots(1, 3)
-    _plot_growth(times, [(_name(r), r.height * r.width / 1e6, r.median) for r in results.rows])
+    _plot_growth(times, [(_name(r.entry), r.height * r.width / 1e6, r.median) for r in results.rows])
     times.set(xlabel="megapixels", ylabel="seconds", title="Time of a picture")
-    _plot_growth(memory, [(_name(m), m.height * m.width / 1e6, m.bytes / 2**30) for m in results.memory])
+    _plot_growth(memory, [(_name(m.entry), m.height * m.width / 1e6, m.bytes / 2**30) for m in results.memory])
     memory.set(xlabel="megapixels", ylabel="GiB above start-up", title="Memory")
     _plot_quality(quality, results)
     figure.suptitle(f"famkern on {results.machine['processor']}, {results.machine['threads']} threads", fontsize=10)
@@ -148,10 +169,9 @@ def plot(results: Results, path: str | PathLike[str]) -> None:
         figure.savefig(file, format="png", dpi=130)
 
 
-def _name(row: Row | Memory) -> str:
-    details = [row.model, row.engine if row.engine != "famkern" else ""]
-    details += [f"scale {row.scale}" if row.scale != 1 else "", row.dtype if row.dtype != "float32" else ""]
-    return ", ".join(filter(None, details))
+def _name(entry: Entry) -> str:
+    """The network alone where famkern runs it at scale 1 in float32."""
+    return entry.model if entry == Entry(entry.model) else f"{entry.model}, {entry.label}"
 
 
 def _plot_growth(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
@@ -169,16 +189,20 @@ def _plot_growth(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
 
 def _plot_quality(axes: Any, results: Results) -> None:
     """At the largest size that every entry of famkern was measured at; cited ones hollow, where channels_last would be."""
-    ours = [row for row in results.rows if row.engine == "famkern" and row.dtype == "float32"]
+    ours = [row for row in results.rows if row.entry.engine == FAMKERN and row.entry.dtype == "float32"]
     largest = max((row.height * row.width for row in ours), default=0)
     for row in ours:
         psnr = psnr_of(row)
         if row.height * row.width == largest and psnr is not None:
             axes.plot(row.median, psnr, "o", color="tab:blue")
-            axes.annotate(_name(row), (row.median, psnr), fontsize=6, xytext=(4, 3), textcoords="offset points")
-    eager = [r for r in results.rows if r.engine == "PyTorch, channels_last" and r.model in MULTIPLY_ADDS]
+            axes.annotate(_name(row.entry), (row.median, psnr), fontsize=6, xytext=(4, 3), textcoords="offset points")
+    eager = [
+        (row, MULTIPLY_ADDS[row.entry.model])
+        for row in results.rows
+        if row.entry.engine == "PyTorch, channels_last" and row.entry.model in MULTIPLY_ADDS
+    ]
     if eager:
-        each = statistics.median(r.median / (r.height * r.width * MULTIPLY_ADDS[r.model]) for r in eager)
+        each = statistics.median(row.median / (row.height * row.width * each) for row, each in eager)
         for name, (psnr, multiply_adds) in CITED.items():
             seconds = each * multiply_adds * largest
             axes.plot(seconds, psnr, "o", markerfacecolor="none", color="tab:gray")
@@ -187,8 +211,5 @@ def _plot_quality(axes: Any, results: Results) -> None:
     axes.set_title(
         f"PSNR and time of {largest / 1e6:.1f} megapixels\nhollow: cited, time by multiply-adds in PyTorch", fontsize=8
     )
+    axes.margins(x=0.15)
     axes.grid(True, which="both", alpha=0.25)
-
-
-# Of a pixel, of the networks whose time in PyTorch is measured.
-MULTIPLY_ADDS = {"student": 93_670, "u-indoor": 62_010}

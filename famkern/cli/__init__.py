@@ -15,12 +15,13 @@ from .. import __version__
 # What the list of commands says of each: the first paragraph of its help. The command itself, in a module of that name,
 # is imported when it is asked for: it needs PyTorch, which takes seconds to import.
 COMMANDS = {
-    "dehaze": "Remove haze from pictures: JPEG, PNG, WebP, TIFF, BMP, of any size.",
+    "dehaze": "Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.",
     "info": "Show versions, devices, the kernels in use and why, and the weights that come with famkern.",
     "evaluate": "Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.",
     "bench": "Measure the speed and memory of famkern on this machine's CPU, beside PyTorch and what else is installed.",
     "synthesize": "Make hazy pictures as training does, but none without haze: OUT/hazy, OUT/clear, OUT/transmission "
     "(16-bit grey).",
+    "export": "Write a network as ONNX, or as a program of torch.export, for programs that run without famkern.",
     "train": "Train networks from photographs.",
 }
 
@@ -40,10 +41,11 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
         name, _, rest = super().resolve_command(ctx, args)
-        return name, name and _load(name), rest
+        return name, name and load(name), rest
 
 
-def _load(name: str) -> Any:
+def load(name: str) -> Any:
+    """The command of that name, imported."""
     command = getattr(importlib.import_module(f".{name}", __name__), name)
     if not isinstance(command, typer.Typer):
         alone = typer.Typer(add_completion=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,9 @@ def bench(
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write every figure to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw time, memory and PSNR into this PNG file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page of all figures, with --plot's picture, in Markdown.")
+    ] = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Measure the speed and memory of famkern on this machine's CPU, beside PyTorch and what else is installed.
@@ -30,7 +34,7 @@ def bench(
     Engines run the same network on the same picture and take turns; a wrong result is not timed. Close other programs
     first.
     """
-    for path in filter(None, (json, plot)):
+    for path in filter(None, (json, plot, page)):
         try:
             images.check_writable(path)
         except images.ImageError as error:
@@ -47,6 +51,10 @@ def bench(
             results.write_json(json)
         if plot:
             benchmarks.plot(results, plot)
+        if page:
+            picture = Path(os.path.relpath(plot, page.parent)).as_posix() if plot else None
+            with images.replacing(page) as file:
+                file.write(benchmarks.page(results, picture).encode())
     except (benchmarks.WrongResultError, images.ImageError) as error:
         fail(str(error), code=1)
 
@@ -61,33 +69,27 @@ def _needs_matplotlib() -> None:
 def _show(results: benchmarks.Results) -> None:
     machine = results.machine
     print(f"{machine['processor']}, {machine['threads']} threads, kernels: {machine['kernels']}")
-    groups = {(row.model, row.height, row.width): None for row in results.rows}
-    for model, height, width in groups:
+    for group in results.groups():
         table = Table("", *(Column(title, justify="right") for title in ("median", "spread", "", "PSNR")), box=None)
-        for row in results.rows:
-            if (row.model, row.height, row.width) != (model, height, width):
-                continue
-            exact, psnr = results.exact(row), psnr_of(row) if row.engine == benchmarks.FAMKERN else None
+        exact = group[0]
+        for row in group:
+            psnr = psnr_of(row)
             table.add_row(
-                escape(_label(row)),
+                escape(row.entry.label),
                 f"{1e3 * row.median:.0f} ms",
                 f"{100 * row.spread:.0f} %",
                 "" if row is exact else f"{row.median / exact.median:.2f} x",
                 f"{psnr:.2f} dB" if psnr else "",
             )
-        print(f"\n{images.printable(model)}, {width} x {height}")
+        print(f"\n{images.printable(exact.entry.model)}, {exact.width} x {exact.height}")
         out.print(table, highlight=False)
     print()
     for memory in results.memory:
         print(
             f"{memory.bytes / 2**20:6.0f} MiB above start-up: "
-            f"{images.printable(memory.model)}, {memory.width} x {memory.height}, {_label(memory)}"
+            f"{images.printable(memory.entry.model)}, {memory.width} x {memory.height}, {memory.entry.label}"
         )
     print("\nPSNR: of these weights on the 620 x 460 pictures of SOTS-indoor, as their cards have it")
     for left in results.left_out:
         where = f", {left.size[1]} x {left.size[0]}" if left.size else ""
-        complain(f"left out: {left.model}{where}, {left.label}: {left.reason}")
-
-
-def _label(measured: benchmarks.Row | benchmarks.Memory) -> str:
-    return benchmarks.Entry(measured.model, measured.engine, measured.scale, measured.dtype).label
+        complain(f"left out: {left.entry.model}{where}, {left.entry.label}: {left.reason}")

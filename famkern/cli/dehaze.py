@@ -47,6 +47,12 @@ def dehaze(
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of JPEG and lossy WebP.")] = None,
     suffix: Annotated[str, typer.Option(help="Added to the name of each output.")] = "",
     compare: Annotated[bool, typer.Option("--compare", help="Also write NAME-compare.jpg, before | after.")] = False,
+    codec: Annotated[
+        str | None, typer.Option(help="Of films: h264, hevc, vp9, av1, or an encoder of FFmpeg. Default: each input's.")
+    ] = None,
+    crf: Annotated[
+        int | None, typer.Option(help="Quality of films; lower is better. Default: by codec, 20 to 30.")
+    ] = None,
     transmission: Annotated[
         bool,
         typer.Option(
@@ -62,7 +68,7 @@ def dehaze(
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = images.MAX_PIXELS,
 ) -> None:
-    """Remove haze from pictures: JPEG, PNG, WebP, TIFF, BMP, of any size.
+    """Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.
 
     Exit code 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage, 130 after Ctrl-C. Maps that
     do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set.
@@ -87,6 +93,8 @@ def dehaze(
                 mask=mask,
                 keep_time=keep_time,
                 dry_run=dry_run,
+                codec=codec,
+                crf=crf,
             )
             streams = stack.enter_context(pipes.streams(inputs, output, format))
             jobs = batch.plan_jobs(streams.inputs, streams.output, recursive=recursive, options=options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rich.markup import escape
 
-from .. import images
+from .. import images, video
 from ..batch import Outcome, Skip
 from .terminal import complain, out
 
@@ -94,5 +94,7 @@ class Report:
                 hint = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.formats.items()))
                 if any(suffix in images.READ_SUFFIXES for suffix in self.formats):
                     hint += f"; {images.INSTALL} reads {', '.join(images.NEEDS)}"
+                if any(video.is_film(suffix) for suffix in self.formats):
+                    hint += f"; {video.INSTALL} reads films"
             parts.append(f"{self.skips[skip]} {skip.value}" + (f" ({hint})" if hint else ""))
         return "; ".join(parts)

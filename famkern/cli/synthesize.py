@@ -29,7 +29,7 @@ def synthesize(
     ] = Kind.photos,  # type: ignore[attr-defined]
     haze: Annotated[HazeKind | None, typer.Option(help="Default: indoor for solved, else outdoor.")] = None,
     sky: Annotated[bool, typer.Option("--sky", help="The greatest depth in a file is sky; for --kind depth.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
     size: Annotated[int, typer.Option(min=1, help="Limit on the longer side, in pixels.")] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing pairs; else skipped.")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ plan.py     picture, line and memory bound become band height and storage
 storage.py  where the maps live: RAM, a GPU's memory, or a spill file
 host.py     or, for a run on a GPU, the host's memory
 pixels.py   pictures in and out, a band at a time
+means.py    means of maps, for channel attention; their averages over frames
 run.py      the one loop
 reduced.py  the same at reduced scale: reduce, run, carry over
 checks.py   what must hold for a run to be right
@@ -19,6 +20,7 @@ from .checks import Checks
 from .graphs import Graphs, key_of
 from .line import Line, Map, Stage
 from .lowering import lower
+from .means import Averages
 from .memory import available_memory, format_bytes, parse_bytes
 from .pixels import Pixels
 from .plan import MemoryBoundError, Plan, make_plan
@@ -26,6 +28,7 @@ from .reduced import CarryPlan, ReducedPlan, plan_carry, plan_reduced, run_reduc
 from .run import Sink, Source, run
 
 __all__ = [
+    "Averages",
     "CarryPlan",
     "Checks",
     "Graphs",

@@ -14,10 +14,36 @@ The sums of a cell are added row by row in the order of the rows, whatever the b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 WINDOW_CELLS = 4
+
+
+class Averages:
+    """Exponential averages of the means over the frames of a film, so that channel attention changes slowly.
+
+    Args:
+        before: the averages up to the frame before, by the name of the map; none at the first frame.
+        weight: 0..1, of this frame in the averages. The first frame's means are its averages.
+    """
+
+    def __init__(self, before: Mapping[str, Tensor], weight: float) -> None:
+        self.after: dict[str, Tensor] = {}
+        self._before, self._weight = before, weight
+
+    def add(self, name: str, mean: Tensor) -> Tensor:
+        """The average with this frame's mean of a map, (1, Y, X, C) float64; also kept in `after`."""
+        before = self._before.get(name)
+        if before is None:
+            self.after[name] = mean
+        elif before.shape != mean.shape:
+            raise ValueError("the averages are those of a film of another size; begin with none")
+        else:  # difference, product and sum one by one: the same bits however PyTorch splits them
+            self.after[name] = before + (mean - before) * self._weight
+        return self.after[name]
 
 
 class Sums:

@@ -26,7 +26,7 @@ Workspace = Callable[[int, int, int, int, torch.dtype], int]  # (rows, width, ch
 
 BAND_PIXELS = 1 << 16  # preferred size of a band: a few megabytes a map stay in the cache from one operator to the next
 # The allocator's slack, libraries' own buffers and their code, which the first run brings into memory.
-RESERVE = 16 << 20
+UNCOUNTED = 16 << 20
 # Where bands come and go beside the compute: the first to come and the last to go have nothing beside them.
 LEAST_BANDS = 8
 CACHE_LINE = 64  # bytes; maps begin there
@@ -235,7 +235,7 @@ def _need(plan: Plan, workspace: Workspace) -> int:
     """Bytes that a run by this plan allocates at most, beyond input and output."""
     sums = max(_sums_bytes(plan, left, known) for left, known in plan.line.sums)
     work = max(_band_bytes(plan, index, workspace) for index in plan.line.unlike)
-    return RESERVE + sums + work + (0 if plan.spill else plan.map_bytes)
+    return UNCOUNTED + sums + work + (0 if plan.spill else plan.map_bytes)
 
 
 def _sums_bytes(plan: Plan, left: Iterable[Map], known: Iterable[Map]) -> int:

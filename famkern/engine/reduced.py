@@ -27,7 +27,7 @@ from ..ops.apply_affine import apply_affine
 from ..ops.fit_affine import fit_affine
 from ..ops.reduce_picture import reduce_picture
 from .pixels import Pixels
-from .plan import RESERVE, MemoryBoundError, Plan
+from .plan import UNCOUNTED, MemoryBoundError, Plan
 from .storage import allocate
 
 Report = Callable[[float], None]
@@ -144,7 +144,7 @@ def _band_bytes(band: int, width: int, scale: int, dtype: torch.dtype, device: t
     maps = 2 * (band + 2) * -(-width // scale)
     converted = 2 * (band + 2) * scale * width  # where operators cannot read and write the picture itself
     workspace = reduced.workspace_bytes(band + 2, width, scale, device, dtype)
-    return RESERVE + 3 * (maps * dtype.itemsize + converted * 8) + workspace
+    return UNCOUNTED + 3 * (maps * dtype.itemsize + converted * 8) + workspace
 
 
 def _too_low(height: int, width: int, scale: int, least: int, bound: int) -> MemoryBoundError:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops import stage as ops
 from .checks import Checks
 from .line import IMAGE, OUTPUT, Stage
-from .means import Sums
+from .means import Averages, Sums
 from .plan import Level, Plan
 from .storage import open_storage
 
@@ -40,6 +40,7 @@ def run(
     progress: Callable[[float], None] | None = None,
     checks: Checks | None = None,
     operator: Callable[..., None] | None = None,
+    averages: Averages | None = None,
 ) -> None:
     """Run a line over one picture.
 
@@ -51,6 +52,7 @@ def run(
         progress: called with the finished fraction of the work, 0 < fraction <= 1, after each band.
         checks: get what must hold, for the caller to look at; None: looked at before this returns.
         operator: runs a stage on a band instead of `famkern.ops.stage.stage`, for those who measure.
+        averages: stand in for the means, and take up this picture's.
 
     Raises:
         ValueError: if the maps' values exceed the range of their dtype.
@@ -124,7 +126,8 @@ def run(
                 done += work[index] * (band[1] - band[0])
                 if progress:
                     progress(done / total)
-            means |= {name: s.means() for name, s in zip(stage.sums, sums, strict=True) if name in line.last_use}
+            new = {name: s.means() for name, s in zip(stage.sums, sums, strict=True) if name in line.last_use}
+            means |= {name: averages.add(name, mean) for name, mean in new.items()} if averages else new
     if checks is None:
         mine.look()
 

@@ -91,7 +91,7 @@ class Reserve:
                 self._kept = memory
 
 
-RESERVE = Reserve()
+SPARE = Reserve()
 
 
 class Storage:
@@ -109,7 +109,7 @@ class RamStorage(Storage):
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.plan = plan
-        self._memory = RESERVE.take(plan.map_bytes) if device.type == "cpu" else None
+        self._memory = SPARE.take(plan.map_bytes) if device.type == "cpu" else None
         self._arena = torch.empty(plan.map_bytes, dtype=torch.uint8, device=device) if self._memory is None else None
         self._maps: dict[tuple[int, Map], Tensor] = {}  # first byte, what lies there -> all rows
 
@@ -117,7 +117,7 @@ class RamStorage(Storage):
         """The maps are no longer needed."""
         self._maps, self._arena = {}, None
         if self._memory is not None:
-            RESERVE.keep(self._memory)
+            SPARE.keep(self._memory)
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start..stop of a map: (1, rows, W, C)."""
@@ -196,7 +196,7 @@ def open_storage(plan: Plan, device: torch.device) -> Iterator[RamStorage | Host
         finally:
             storage.close()
         return
-    RESERVE.give_up()
+    SPARE.give_up()
     folder = spill_folder(plan.map_bytes)
     # Unlinked at once (or never linked at all), so that the space comes back even after a crash.
     with tempfile.TemporaryFile(dir=folder, prefix="famkern-", buffering=0) as file:

@@ -8,7 +8,7 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 """
 
 from .compare import side_by_side, side_by_side_bytes
-from .files import check_writable, remove_dead, replacing
+from .files import ADVICE, check_writable, remove_dead, replacing
 from .gaps import Gaps, gaps_bytes
 from .haze_map import haze_map, haze_map_bytes
 from .picture import (
@@ -18,10 +18,12 @@ from .picture import (
     READ_SUFFIXES,
     SUFFIXES,
     UNREAD_SUFFIXES,
+    WORKSPACE_BYTES,
     Bands,
     ImageError,
     Metadata,
     Picture,
+    fault,
     is_readable,
     printable,
 )
@@ -29,12 +31,14 @@ from .reading import Header, header, read
 from .writing import write
 
 __all__ = [
+    "ADVICE",
     "INSTALL",
     "MAX_PIXELS",
     "NEEDS",
     "READ_SUFFIXES",
     "SUFFIXES",
     "UNREAD_SUFFIXES",
+    "WORKSPACE_BYTES",
     "Bands",
     "Gaps",
     "Header",
@@ -42,6 +46,7 @@ __all__ = [
     "Metadata",
     "Picture",
     "check_writable",
+    "fault",
     "gaps_bytes",
     "haze_map",
     "haze_map_bytes",

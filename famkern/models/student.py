@@ -46,7 +46,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x * windows.spread(self.ca(windows.means(x, self.window)), self.window, *x.shape[2:])
+        return x * windows.interpolate(self.ca(windows.means(x, self.window)), self.window, *x.shape[2:])
 
 
 class PixelAttention(nn.Module):
@@ -196,7 +196,7 @@ class Student(Family):
             x = self.get_submodule(f"g{i + 1}")(x)
             results.append(x)
         means = windows.means(torch.cat(results, dim=1), self.window)
-        weights = windows.spread(self.ca(means), self.window, *x.shape[2:]).chunk(self.groups, dim=1)
+        weights = windows.interpolate(self.ca(means), self.window, *x.shape[2:]).chunk(self.groups, dim=1)
         o = sum(weight * result for weight, result in zip(weights, results, strict=True))
         return self.post(self.palayer(o)) + image
 

@@ -92,7 +92,7 @@ class UStudent(Family):
             x = module(f"e{level + 1}")(module(f"down{level}")(even_sides(x)))
         for level in range(self.levels - 1, 0, -1):
             skip = skips.pop()
-            up = F.pixel_shuffle(module(f"up{level}")(x), 2)[..., : skip.shape[2], : skip.shape[3]]
+            up = crop(F.pixel_shuffle(module(f"up{level}")(x), 2), *skip.shape[2:])
             x = module(f"d{level}")(module(f"fuse{level}")(torch.cat([up, skip], 1)))
         return apply_head(self.post(x), image)
 
@@ -100,6 +100,12 @@ class UStudent(Family):
 def even_sides(x: Tensor) -> Tensor:
     """(B, C, H, W) with one row and one column of zeros more where a side is odd."""
     return F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) without what is right of `width` and below `height`."""
+    # Not as a slice: an exported program could not see that the result has these sides, whatever the picture's.
+    return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
 
 
 def apply_head(o: Tensor, image: Tensor) -> Tensor:

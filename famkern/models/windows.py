@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..numeric import is_whole
@@ -58,39 +57,46 @@ def _load(network: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
 
 
 def means(x: Tensor, window: int | None) -> Tensor:
-    """(B, C, H, W) -> (B, C, Y, X): over windows around each corner; (B, C, 1, 1): over all, if one window holds it."""
-    cell = _cell(window, *x.shape[2:])
-    return x.mean(dim=(2, 3), keepdim=True) if cell is None else _along(_along(x, 2, cell), 3, cell)
+    """Means of a map (B, C, H, W) over windows around each corner, (B, C, Y, X); over all of it, (B, C, 1, 1), if one
+    window holds it."""
+    if _is_whole(window, *x.shape[2:]):
+        return x.mean(dim=(2, 3), keepdim=True)
+    cell = window // WINDOW_CELLS  # type: ignore[operator]
+    return _along(_along(x.mT, cell).mT, cell)
 
 
-def spread(weights: Tensor, window: int | None, height: int, width: int) -> Tensor:
-    """(B, C, Y, X) at the corners -> (B, C, height or 1, width or 1), linear between them."""
-    cell = _cell(window, height, width)
-    return weights if cell is None else _between(_between(weights, 2, height, cell), 3, width, cell)
+def interpolate(weights: Tensor, window: int | None, height: int, width: int) -> Tensor:
+    """Weights at the corners, (B, C, Y, X), at every pixel, (B, C, height, width): linear between corners. If one window
+    holds the picture there is one weight, (B, C, 1, 1), for all pixels."""
+    if _is_whole(window, height, width):
+        return weights
+    cell = window // WINDOW_CELLS  # type: ignore[operator]
+    return _between(_between(weights, width, cell).mT, height, cell).mT
 
 
-def _cell(window: int | None, height: int, width: int) -> int | None:
-    return None if window is None or window >= max(height, width) else window // WINDOW_CELLS
+def _is_whole(window: int | None, height: int, width: int) -> bool:
+    """Whether there is one window. An exported program has pictures of all sizes to serve: there windows are computed where
+    they could be saved, with the same result but for rounding."""
+    return window is None or (not torch.compiler.is_exporting() and window >= max(height, width))
 
 
-def _along(x: Tensor, side: int, cell: int) -> Tensor:
-    """Means over the windows along one side."""
-    length = x.shape[side]
-    count = -(-length // cell)
-    size = min(WINDOW_CELLS, count)
-    filled = F.pad(x, (0, count * cell - length) if side == 3 else (0, 0, 0, count * cell - length))
-    sums = filled.unflatten(side, (count, cell)).sum(side + 1)
-    corners = torch.arange(count + 1 if count > 1 else 1, device=x.device)
-    first = (corners - WINDOW_CELLS // 2).clamp(0, count - size)
-    pixels = ((first + size) * cell).clamp(max=length) - first * cell
-    total = sum(sums.index_select(side, first + i) for i in range(size))
-    return total / pixels.to(x.dtype).view([-1 if dim == side else 1 for dim in range(4)])
+# As products with matrices, whose shapes are all that depends on the picture's size: so that export needs no condition.
 
 
-def _between(corners: Tensor, side: int, length: int, cell: int) -> Tensor:
-    if corners.shape[side] == 1:
-        return corners
-    at = torch.arange(length, device=corners.device)
-    before = at // cell
-    part = ((at - before * cell).to(corners.dtype) / cell).view([-1 if dim == side else 1 for dim in range(4)])
-    return torch.lerp(corners.index_select(side, before), corners.index_select(side, before + 1), part)
+def _along(x: Tensor, cell: int) -> Tensor:
+    """Means over the windows along the rows of (..., length), (..., corners)."""
+    length = x.shape[-1]
+    cells = (length + cell - 1) // cell
+    corners = torch.arange(cells + 1, device=x.device)
+    first = corners.clamp(max=cells - WINDOW_CELLS // 2).sub(WINDOW_CELLS // 2).clamp(min=0) * cell
+    last = (first + WINDOW_CELLS * cell).clamp(max=length)
+    pixels = torch.arange(length, device=x.device)[:, None]
+    inside = (pixels >= first) & (pixels < last)  # (length, corners)
+    return x @ inside.to(x.dtype) / (last - first).to(x.dtype)
+
+
+def _between(corners: Tensor, length: int, cell: int) -> Tensor:
+    """Values at (..., corners) interpolated to (..., length)."""
+    pixels = torch.arange(length, device=corners.device)
+    away = pixels / cell - torch.arange(corners.shape[-1], device=corners.device)[:, None]  # in cells, float32
+    return corners @ (1 - away.abs()).clamp(min=0).to(corners.dtype)

@@ -15,6 +15,7 @@ Dehazing", arXiv 2207.11250; L1 and cosine-normalised affinities: FAKD, ICIP 202
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import psutil
@@ -25,21 +26,20 @@ from torch.nn import functional as F
 
 from ..numeric import is_whole
 from . import gpu
+from .affinity_grid import Features, Pool, check_features, check_pool, common_grid
 from .affinity_l1 import affinity_l1
 from .affinity_maps import affinity_maps
 
 Scale = Literal["paper", "rms"]
 Norm = Literal["frobenius", "l1"]
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
 
 def feature_affinity_loss(
-    teacher: Tensor,
-    student: Tensor,
+    teacher: Tensor | Sequence[Tensor],
+    student: Tensor | Sequence[Tensor],
     *,
-    teacher_pool: int = 8,
-    student_pool: int = 4,
+    teacher_pool: Pool = 8,
+    student_pool: Pool = 4,
     scale: Scale = "paper",
     normalize: bool = False,
     norm: Norm = "frobenius",
@@ -48,10 +48,14 @@ def feature_affinity_loss(
     """Distance between the affinities of two feature maps (arXiv 2207.11250, the Feature Affinity Module).
 
     Args:
-        teacher: [B, C_t, H_t, W_t] floating point (float32, float64, float16, bfloat16), any strides.
-        student: [B, C_s, H_s, W_s], likewise; channel counts and dtypes may differ.
-        teacher_pool, student_pool: sides of the averaged windows; incomplete windows are left out, as `avg_pool2d`
-            does. Both pooled grids must be the same: H_t // teacher_pool = H_s // student_pool >= 1, likewise W.
+        teacher: a feature map [B, C_t, H_t, W_t], floating point (float32, float64, float16, bfloat16), any strides; or
+            tokens [B, N, C_t]. Or a sequence of these, for several pairs of layers: the loss is the sum over pairs.
+        student: [B, C_s, H_s, W_s] or [B, N, C_s], likewise; channel counts and dtypes may differ. As many as of teacher.
+        teacher_pool, student_pool: sides of the averaged windows, a number or a pair (rows, columns); incomplete windows
+            are left out, as `avg_pool2d` does. Both pooled grids must be the same: H_t // teacher_pool =
+            H_s // student_pool >= 1, likewise W. None: the map is averaged to the other one's grid, as
+            `adaptive_avg_pool2d` does; if both are None, to the smaller height and the smaller width of the two maps.
+            Tokens are not pooled, and take None; beside a map they are the places of its grid, row by row.
         scale: "paper" divides the norm by N^2, N the number of pooled positions, as published: the loss shrinks with
             the image. "rms" makes it independent of the size: the root mean square difference of affinities (divided
             by N sqrt(B)), or with norm="l1" the mean absolute difference (divided by N^2 B).
@@ -68,10 +72,36 @@ def feature_affinity_loss(
     Raises:
         ValueError, TypeError: shapes, sizes, options or dtypes that are not as above.
     """
-    _check(teacher, student, teacher_pool, student_pool, scale, norm)
-    N = (student.shape[2] // student_pool) * (student.shape[3] // student_pool)
+    _check_options(teacher_pool, student_pool, scale, norm)
+    options: tuple[Pool, Pool, Scale, bool, Norm, Any]
+    options = (teacher_pool, student_pool, scale, normalize, norm, process_group)
+    if isinstance(teacher, Tensor) or not isinstance(teacher, Sequence):
+        return _loss_of_pair(teacher, student, *options)
+    if isinstance(student, Tensor) or not isinstance(student, Sequence) or not len(teacher) == len(student) > 0:
+        given = "one" if isinstance(student, Tensor) else len(student)
+        raise ValueError(
+            f"teacher has {len(teacher)} layers and student {given}; two sequences of the same length are needed"
+        )
+    losses = [_loss_of_pair(t, s, *options) for t, s in zip(teacher, student, strict=True)]
+    dtype = max((loss.dtype for loss in losses), key=lambda dtype: dtype.itemsize)
+    return torch.stack([loss.to(dtype) for loss in losses]).sum()
+
+
+def _loss_of_pair(
+    teacher: Any,
+    student: Any,
+    teacher_pool: Pool,
+    student_pool: Pool,
+    scale: Scale,
+    normalize: bool,
+    norm: Norm,
+    process_group: Any,
+) -> Tensor:
+    """The loss of one layer of the teacher and one of the student."""
+    (teacher, teacher_side), (student, student_side) = common_grid(teacher, student, teacher_pool, student_pool)
+    N = (student.shape[2] // student_side) * (student.shape[3] // student_side)
     maps, _, _, norms = affinity_maps(
-        teacher, student, teacher_pool, student_pool, normalize=normalize, gram=norm == "frobenius"
+        teacher, student, teacher_side, student_side, normalize=normalize, gram=norm == "frobenius"
     )
     batch: int | Tensor = student.shape[0]
     if norm == "frobenius":
@@ -89,13 +119,13 @@ def feature_affinity_loss(
 class FeatureAffinityLoss(nn.Module):
     """`feature_affinity_loss` as a module; see there for the options and errors.
 
-    Call it as loss(teacher, student) with [B, C, H, W] maps.
+    Call it as loss(teacher, student) with maps [B, C, H, W], tokens [B, N, C], or sequences of these.
     """
 
     def __init__(
         self,
-        teacher_pool: int = 8,
-        student_pool: int = 4,
+        teacher_pool: Pool = 8,
+        student_pool: Pool = 4,
         scale: Scale = "paper",
         *,
         normalize: bool = False,
@@ -113,7 +143,7 @@ class FeatureAffinityLoss(nn.Module):
         }
         self.process_group = process_group
 
-    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def forward(self, teacher: Tensor | Sequence[Tensor], student: Tensor | Sequence[Tensor]) -> Tensor:
         """[B, C_t, H_t, W_t], [B, C_s, H_s, W_s] -> scalar."""
         return feature_affinity_loss(teacher, student, **self.options, process_group=self.process_group)
 
@@ -138,7 +168,13 @@ def affinity_matrix(features: Tensor, *, pool: int = 1, normalize: bool = False)
         MemoryError: the matrix needs more bytes than are available; the message says how many.
         ValueError, TypeError: as `feature_affinity_loss`.
     """
-    _check_map("features", features, "pool", pool)
+    if not is_whole(pool) or pool < 1:
+        raise ValueError(f"pool is {pool!r}; a whole number >= 1 is accepted")
+    check_features(Features("features", features, None))
+    if features.dim() != 4 or min(features.shape[2:]) < pool:
+        raise ValueError(
+            f"features has shape {tuple(features.shape)}; [B, C, H, W], sides of {pool} or more, is accepted"
+        )
     N = (features.shape[2] // pool) * (features.shape[3] // pool)
     needed = features.shape[0] * N * N * (8 if features.dtype == torch.float64 else 4)
     available = None if torch.compiler.is_compiling() else _available(features.device)
@@ -198,48 +234,13 @@ class _GlobalNorm(torch.autograd.Function):
         return grad * ctx.slope, None, None, None
 
 
-def _check(teacher: Tensor, student: Tensor, teacher_pool: int, student_pool: int, scale: str, norm: str) -> None:
-    _check_options(teacher_pool, student_pool, scale, norm)
-    _check_map("teacher", teacher, "teacher_pool", teacher_pool)
-    _check_map("student", student, "student_pool", student_pool)
-    if teacher.device != student.device:
-        raise ValueError(f"teacher is on {teacher.device} and student on {student.device}; the same device is needed")
-    if teacher.shape[0] != student.shape[0]:
-        raise ValueError(
-            f"teacher has {teacher.shape[0]} images and student {student.shape[0]}; equal numbers are needed"
-        )
-    grids = [(f.shape[2] // p, f.shape[3] // p) for f, p in ((teacher, teacher_pool), (student, student_pool))]
-    if grids[0] != grids[1]:
-        (ht, wt), (hs, ws) = grids
-        raise ValueError(
-            f"pooled grids differ: teacher {tuple(teacher.shape)} / {teacher_pool} gives {ht} x {wt},"
-            f" student {tuple(student.shape)} / {student_pool} gives {hs} x {ws}; they must be the same"
-        )
-
-
-def _check_options(teacher_pool: int, student_pool: int, scale: str, norm: str) -> None:
-    for name, pool in (("teacher_pool", teacher_pool), ("student_pool", student_pool)):
-        if not is_whole(pool) or pool < 1:
-            raise ValueError(f"{name} is {pool!r}; a whole number >= 1 is accepted")
+def _check_options(teacher_pool: Pool, student_pool: Pool, scale: str, norm: str) -> None:
+    check_pool("teacher_pool", teacher_pool)
+    check_pool("student_pool", student_pool)
     if scale not in ("paper", "rms"):
         raise ValueError(f"scale is {scale!r}; 'paper' and 'rms' are accepted")
     if norm not in ("frobenius", "l1"):
         raise ValueError(f"norm is {norm!r}; 'frobenius' and 'l1' are accepted")
-
-
-def _check_map(name: str, features: Tensor, pool_name: str, pool: int) -> None:
-    if not isinstance(features, Tensor):
-        raise TypeError(f"{name} is a {type(features).__name__}; a torch.Tensor [B, C, H, W] is accepted")
-    if features.dtype not in DTYPES:
-        raise TypeError(f"{name} is {features.dtype}; float32, float64, float16 and bfloat16 are accepted")
-    if features.dim() != 4 or 0 in features.shape[:2]:
-        raise ValueError(f"{name} has shape {tuple(features.shape)}; [B, C, H, W] with B, C >= 1 is accepted")
-    if not is_whole(pool) or pool < 1:
-        raise ValueError(f"{pool_name} is {pool!r}; a whole number >= 1 is accepted")
-    if features.shape[2] < pool or features.shape[3] < pool:
-        raise ValueError(
-            f"{name} has shape {tuple(features.shape)}; H and W of at least {pool_name} = {pool} are accepted"
-        )
 
 
 def _available(device: torch.device) -> int:

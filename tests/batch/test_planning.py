@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from famkern import video
 from famkern.batch import Options, Skip, plan_jobs
 
 
@@ -135,11 +136,22 @@ class TestEverythingIsAccountedFor:
 
     def test_formats_that_are_not_read(self):
         make("p/a.png")
-        for name in ("b.gif", "c.PSD", "d.mov", "notes.txt", "._a.png", ".hidden.png", ".thumbnails/x.png"):
+        for name in ("b.gif", "c.PSD", "d.exr", "notes.txt", "._a.png", ".hidden.png", ".thumbnails/x.png"):
             os.makedirs(os.path.dirname(f"p/{name}"), exist_ok=True)
             open(f"p/{name}", "w").close()
-        skipped = [(f"p/{name}", Skip.FORMAT) for name in ("b.gif", "c.PSD", "d.mov")]
+        skipped = [(f"p/{name}", Skip.FORMAT) for name in ("b.gif", "c.PSD", "d.exr")]
         assert plan("p", to="out", recursive=True) == [("p/a.png", "out/a.png"), *skipped]
+
+    @pytest.mark.parametrize("installed", [True, False])
+    def test_films(self, monkeypatch, installed):
+        monkeypatch.setattr(video, "is_installed", lambda: installed)
+        make("p/a.png")
+        for name in ("b.mp4", "c.AVI"):
+            open(f"p/{name}", "w").close()
+        films = [("p/b.mp4", "out/b.mp4"), ("p/c.AVI", "out/c.mkv")]
+        skipped = [(name, Skip.FORMAT) for name, _ in films]
+        assert plan("p", to="out", format="jpg") == [("p/a.png", "out/a.jpg"), *(films if installed else skipped)]
+        assert plan("p/b.mp4", to="c.mkv") == [("p/b.mp4", "c.mkv")]  # what is named is tried
 
     def test_a_folder_with_nothing_to_do_is_a_problem(self):
         os.mkdir("empty")

@@ -25,7 +25,7 @@ def results():
 
 
 def test_every_entry_is_timed_at_every_size(results):
-    found = [(row.engine, row.scale, row.dtype, row.height) for row in results.rows]
+    found = [(row.entry.engine, row.entry.scale, row.entry.dtype, row.height) for row in results.rows]
     entries = [
         ("famkern", 1, "float32"),
         ("famkern", 1, "float16"),
@@ -34,12 +34,13 @@ def test_every_entry_is_timed_at_every_size(results):
     ]
     assert found == [(*entry, height) for height in (20, 40) for entry in entries]
     assert all(len(row.seconds) == 2 and min(row.seconds) > 0 for row in results.rows)
-    assert all(results.exact(row).height == row.height for row in results.rows)
+    assert all(group[0].entry == bench.Entry("u-indoor") for group in results.groups())
+    assert [row for group in results.groups() for row in group] == results.rows
     assert not results.left_out
 
 
 def test_memory_is_of_processes_of_their_own(results):
-    assert [(m.engine, m.scale, m.dtype, m.height) for m in results.memory] == [
+    assert [(m.entry.engine, m.entry.scale, m.entry.dtype, m.height) for m in results.memory] == [
         ("famkern", 1, "float32", 16),
         ("famkern", 1, "float16", 16),
         ("famkern", 2, "float32", 16),
@@ -64,12 +65,23 @@ def test_the_plot_is_a_picture(results, tmp_path):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 50
 
 
+def test_the_page_has_every_row(results):
+    text = bench.page(results, "bench.png")
+    assert text.startswith("# famkern on ")
+    assert "](bench.png)" in text
+    for size in ("24 x 20", "24 x 40"):
+        assert f"## u-indoor, {size}" in text
+    for row in results.rows:
+        assert f"| {row.entry.label} | {1e3 * row.median:.0f} ms |" in text
+    assert f"| u-indoor | 20 x 16 | famkern | {results.memory[0].bytes / 2**20:.0f} |" in text
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch):
-    class Wrong(bench.Network):
+    class Wrong(measuring.Pipeline):
         def forward(self, image):
             return super().forward(image) + 0.01
 
-    monkeypatch.setattr(measuring, "Network", Wrong)
+    monkeypatch.setattr(measuring, "Pipeline", Wrong)
     with pytest.raises(bench.WrongResultError, match=r"u-indoor, famkern: wrong by 1\.0e-02, and so not timed"):
         bench.run(TINY)
 
@@ -87,7 +99,7 @@ def test_what_is_missing_or_too_slow_is_named(monkeypatch):
     monkeypatch.setitem(bench.ENGINES, "missing", missing)
     plan = dataclasses.replace(TINY, engines=("missing", "PyTorch"), limit=1e-9, memory=())
     left = bench.run(plan).left_out
-    assert [(entry.label, entry.size) for entry in left] == [("missing", None), ("PyTorch", (40, 24))]
+    assert [(one.entry.label, one.size) for one in left] == [("missing", None), ("PyTorch", (40, 24))]
     assert left[0].reason == "nothing is not installed: pip install nothing"
     assert left[1].reason.startswith("would take ")
 
@@ -100,7 +112,7 @@ def test_the_number_of_threads_is_that_of_before():
 
 
 def test_median_and_spread():
-    row = Row("student", "famkern", 1, "float32", 2, 3, (5.0, 1.0, 2.0, 3.0, 4.0))
+    row = Row(bench.Entry("student"), 2, 3, (5.0, 1.0, 2.0, 3.0, 4.0))
     assert (row.median, row.spread) == (3.0, 2 / 3)
     assert dataclasses.replace(row, seconds=(1.0,)).spread == 0
 
@@ -127,11 +139,21 @@ def command(monkeypatch):
 
 
 def test_the_command_prints_a_table_and_writes_its_files(command, tmp_path):
-    result = command("--quick", "--threads", 1, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
+    result = command(
+        "--quick",
+        "--threads",
+        1,
+        "--json",
+        tmp_path / "a.json",
+        "--plot",
+        tmp_path / "a.png",
+        "--page",
+        tmp_path / "a.md",
+    )
     assert result.exit_code == 0, result.output
     assert "u-indoor, 24 x 40" in result.output
     assert re.search(r"famkern, scale 2 +\d+ ms +\d+ % +\d+\.\d\d x +25\.62 dB", result.output)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.md", "a.png"}
 
 
 def test_the_command_refuses_before_it_measures(command, tmp_path, monkeypatch):

@@ -142,15 +142,20 @@ int run_all() {
     } windows[] = {{{9, 61}, 4}, {{18, 5}, 8}, {{1, 130}, 48}, {{13, 70}, 12}};
     const Size sizes[] = {{1, 1}, {1, 70}, {9, 2}, {5, 59}, {6, 61}, {3, 63}};
     for (const Stage& stage : kStages) {
-        for (const Size& size : sizes) test_formulas(stage, Type::float16, 1, size.rows, size.width);
-        test_formulas(stage, Type::float16, 2, 7, 5);
-        test_formulas(stage, Type::bfloat16, 1, 5, 59);
-        test_bits(stage, Type::bfloat16, 1, 33, 61);
-        for (const auto& [size, cell] : windows) test_formulas(stage, Type::float16, 1, size.rows, size.width, cell);
-        test_formulas(stage, Type::bfloat16, 2, 11, 13, 8);
-        test_bits(stage, Type::float16, 1, 37, 67, 12);
+        int number = 0;
+        const auto chosen = [&] { return !left_out(int(&stage - kStages), number++, 4); };
+        for (Type type : {Type::float16, Type::bfloat16})
+            for (const Size& size : sizes)
+                if (chosen()) test_formulas(stage, type, 1, size.rows, size.width);
+        if (chosen()) test_formulas(stage, Type::float16, 2, 7, 5);
+        if (chosen()) test_bits(stage, Type::float16, 1, 37, 67);
+        if (chosen()) test_bits(stage, Type::bfloat16, 2, 33, 3);
+        for (const auto& [size, cell] : windows)
+            if (chosen()) test_formulas(stage, Type::float16, 1, size.rows, size.width, cell);
+        if (chosen()) test_formulas(stage, Type::bfloat16, 2, 11, 13, 8);
+        if (chosen()) test_bits(stage, Type::float16, 1, 37, 67, 12);
         test_one_gate(stage, 5, 70, 12);
-        test_traffic(stage, 20, 120);
+        test_traffic(stage, 24, 120);
     }
     std::printf("%d checks, %d failed\n", checks, failures);
     return failures == 0 ? 0 : 1;
@@ -159,4 +164,7 @@ int run_all() {
 }  // namespace
 }  // namespace famkern::test
 
-int main() { return famkern::test::run_all(); }
+int main(int count, char** arguments) {
+    famkern::test::quick = count > 1 && std::string(arguments[1]) == "quick";
+    return famkern::test::run_all();
+}

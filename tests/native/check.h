@@ -45,14 +45,9 @@ inline std::vector<InstructionSet> instruction_sets() {  // of this machine
 inline std::string name_of(InstructionSet isa) { return kInstructionSetNames[int(isa)]; }
 
 // One of the tables that FAMKERN_KERNELS declared.
-#if defined(__x86_64__)
-#define FAMKERN_TABLE(name, isa)                                      \
-    ((isa) == famkern::InstructionSet::avx512 ? famkern::avx512::name \
-     : (isa) == famkern::InstructionSet::avx2 ? famkern::avx2::name   \
-                                              : famkern::portable::name)
-#else
-#define FAMKERN_TABLE(name, isa) ((void)(isa), famkern::portable::name)
-#endif
+#define FAMKERN_TABLE(name, isa)                                                                      \
+    (FAMKERN_AVX512((isa) == famkern::InstructionSet::avx512 ? famkern::avx512::name :) FAMKERN_AVX2( \
+        (isa) == famkern::InstructionSet::avx2 ? famkern::avx2::name :)((void)(isa), famkern::portable::name))
 
 // ---- numbers -------------------------------------------------------------------------------------------------------
 

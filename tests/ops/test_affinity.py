@@ -443,16 +443,24 @@ def maps_of(*shape: int, **options) -> Tensor:
             "pooled grids differ: .* gives 2 x 2, .* gives 3 x 2",
         ),
         ((maps_of(1, 3, 16, 16), maps_of(2, 3, 8, 8)), ValueError, "teacher has 1 images and student 2"),
-        ((maps_of(3, 16, 16), maps_of(1, 3, 8, 8)), ValueError, r"teacher has shape \(3, 16, 16\); \[B, C, H, W\]"),
+        ((maps_of(16, 16), maps_of(1, 3, 8, 8)), ValueError, r"teacher has shape \(16, 16\); \[B, C, H, W\]"),
+        ((maps_of(1, 16, 3), maps_of(1, 3, 8, 8)), ValueError, "are not pooled: teacher_pool=None is accepted"),
         ((maps_of(1, 3, 16, 16), maps_of(1, 3, 3, 8)), ValueError, "student_pool = 4 are accepted"),
-        ((maps_of(0, 3, 16, 16), maps_of(0, 3, 8, 8)), ValueError, "B, C >= 1"),
+        ((maps_of(0, 3, 16, 16), maps_of(0, 3, 8, 8)), ValueError, "none of them 0"),
         ((maps_of(1, 3, 16, 16), maps_of(1, 3, 8, 8, dtype=torch.int32)), TypeError, "student is torch.int32; float32"),
         (
             (maps_of(1, 3, 16, 16), maps_of(1, 3, 8, 8, device="meta")),
             ValueError,
             "teacher is on cpu and student on meta",
         ),
-        (([[1.0]], maps_of(1, 3, 8, 8)), TypeError, "teacher is a list"),
+        ((1.0, maps_of(1, 3, 8, 8)), TypeError, "teacher is a float"),
+        (
+            ([maps_of(1, 3, 8, 8)], maps_of(1, 3, 8, 8)),
+            ValueError,
+            "teacher has 1 layers and student one; two sequences",
+        ),
+        (([], []), ValueError, "teacher has 0 layers and student 0"),
+        (([[1.0]], [maps_of(1, 3, 8, 8)]), TypeError, "teacher is a list"),
     ],
 )
 def test_what_is_not_accepted_is_named(arguments, error, message) -> None:
@@ -468,6 +476,8 @@ def test_what_is_not_accepted_is_named(arguments, error, message) -> None:
         ({"norm": "l2"}, "norm is 'l2'; 'frobenius' and 'l1'"),
         ({"teacher_pool": 0}, "teacher_pool is 0; a whole number >= 1"),
         ({"student_pool": 2.0}, "student_pool is 2.0; a whole number >= 1"),
+        ({"student_pool": (2, 0)}, r"student_pool is \(2, 0\); a whole number >= 1, a pair"),
+        ({"student_pool": (2, 2, 2)}, "a whole number >= 1, a pair"),
     ],
 )
 def test_options_that_are_not_accepted_are_named(options, message) -> None:

@@ -1,4 +1,4 @@
-"""famkern.ops.affinity under DistributedDataParallel: two processes with half a batch each equal one with all of it."""
+"""famkern.ops.affinity under DistributedDataParallel and FSDP2: two processes with parts of a batch equal one with all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ RANK = """
 import os, sys
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from famkern.ops.affinity import FeatureAffinityLoss
 
 rank, path, split = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
 generator = torch.Generator().manual_seed(0)
 teachers, images = torch.rand(5, 3, 35, 42, generator=generator), torch.rand(5, 3, 17, 21, generator=generator)
 mine = slice(0, split) if rank == 0 else slice(split, 5)
@@ -24,14 +28,17 @@ def network():
     return torch.nn.Conv2d(3, 4, 3, padding=1).double()
 
 for options in [dict(), dict(scale="rms"), dict(norm="l1"), dict(norm="l1", scale="rms", normalize=True)]:
-    alone, shared = network(), torch.nn.parallel.DistributedDataParallel(network())
+    alone, shared, sharded = network(), torch.nn.parallel.DistributedDataParallel(network()), network()
+    fully_shard(sharded, mesh=mesh)
     wanted = FeatureAffinityLoss(**options)(teachers, alone(images.double()))
     wanted.backward()
-    got = FeatureAffinityLoss(**options, process_group=dist.group.WORLD)(teachers[mine], shared(images[mine].double()))
-    got.backward()
-    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0)
-    for a, b in zip(shared.module.parameters(), alone.parameters()):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-15)
+    for run in (shared, sharded):
+        got = FeatureAffinityLoss(**options, process_group=dist.group.WORLD)(teachers[mine], run(images[mine].double()))
+        got.backward()
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0)
+        for a, b in zip(run.parameters(), alone.parameters()):
+            gradient = a.grad.full_tensor() if isinstance(a.grad, DTensor) else a.grad
+            torch.testing.assert_close(gradient, b.grad, rtol=1e-9, atol=1e-15)
 
 # Equal affinities on both ranks, then on one only.
 loss = FeatureAffinityLoss(4, 4, process_group=dist.group.WORLD)

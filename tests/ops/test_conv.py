@@ -12,6 +12,8 @@ import torch
 
 from famkern.ops import conv, gate, library
 
+from ..stage_cases import OTHER_INSTRUCTION_SETS
+
 pytestmark = pytest.mark.skipif(library.why_not_compiled() is not None, reason="no compiled kernels")
 
 # one pixel, lines, less than a tile, tiles and one more, primes, more than one run of tiles, more than one task
@@ -158,7 +160,7 @@ def test_wrong_shapes_are_refused():
         torch.ops.famkern.gate(x, x, bias, *attention(1, 5, 6, 16)[3:])
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", OTHER_INSTRUCTION_SETS)
 @pytest.mark.skipif("FAMKERN_CPU_ISA" in os.environ, reason="this is such a run")
 def test_every_instruction_set(isa):
     names = "(convolution or gate) and (16 or 64) and (37 or 19 or 70) or threads"
@@ -166,6 +168,4 @@ def test_every_instruction_set(isa):
     run = subprocess.run(
         command, env=os.environ | {"FAMKERN_CPU_ISA": isa}, capture_output=True, text=True, check=False
     )
-    if f"FAMKERN_CPU_ISA={isa} is not available here" in run.stdout + run.stderr:
-        pytest.skip(f"this CPU has no {isa}")
     assert run.returncode == 0, run.stdout

@@ -1,11 +1,13 @@
 """Recipes: presets, what is given beyond them, and the file beside the run."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("lightning", reason="needs pip install 'famkern[training]'")
 
+from famkern.cli import app
 from famkern.training import recipe
 from famkern.training.data import Phase
 
@@ -111,3 +113,30 @@ def test_wrong_values(wrong):
         recipe.student(None, **{"folders": FOLDERS, **wrong})
     with pytest.raises(ValueError, match="a weight above 0"):
         recipe.Folder.parse("pairs", "x=0")
+
+
+@pytest.mark.parametrize("name", ["student", "teacher"])
+def test_every_field_with_an_option_is_told_by_the_command_line(name, monkeypatch, tmp_path):
+    kind = {"student": recipe.StudentRecipe, "teacher": recipe.TeacherRecipe}[name]
+    told = {}
+
+    def record(preset, base, **given):
+        told.update(given, preset=preset)
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(recipe, name, record)
+    wanted = {"steps": 7, "loss": "mse", "lr": 0.5, "average": 0.25, "seed": 3, "precision": "64-true"}
+    if name == "student":
+        wanted |= {"channels": 32, "groups": 2, "blocks": 1, "u": "16,32:1,1,1", "init": "a.pth", "window": 64}
+        wanted |= {"teacher": "none", "fam_weight": 0.5, "fam_scale": "rms"}
+    named = {field.name for part in (kind, recipe.Optimiser) for field in fields(part) if field.metadata}
+    assert named == set(wanted)
+    arguments = [word for field, value in wanted.items() for word in (f"--{field.replace('_', '-')}", str(value))]
+    more = ["--batch", "2", "--crop", "40", "--phase", "96x8@1", "--preset", "paper", "--photos", "somewhere"]
+    result = CliRunner().invoke(app, ["train", name, "-o", str(tmp_path / "run"), *arguments, *more])
+    assert (result.exit_code, result.stderr.strip()) == (2, "famkern: that is all")
+    folders = told.pop("folders")
+    assert folders == (recipe.Folder("photos", "somewhere"),)
+    assert told == {**wanted, "batch": 2, "crop": 40, "phases": ["96x8@1"], "preset": "paper"}
+    CliRunner().invoke(app, ["train", name, "-o", str(tmp_path / "run")])
+    assert set(told.values()) == {None}, "what is not given is None"
