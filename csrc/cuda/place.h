@@ -67,7 +67,7 @@ FAMKERN_HOST_DEVICE constexpr Traits traits_of(StageKind kind) {
     return is;
 }
 
-// ---- shared memory ------------------------------------------------------------------------------------------------
+// ---- shared memory -------------------------------------------------------------------------------------------------
 
 // Where a kernel's arrays lie in shared memory, in bytes.
 struct Layout {
@@ -113,7 +113,7 @@ FAMKERN_DEVICE Chunk transposed(Chunk v) {
     return v;
 }
 
-// ---- the place ----------------------------------------------------------------------------------------------------
+// ---- the place -----------------------------------------------------------------------------------------------------
 
 template <StageKind kKind, class Number, bool kOfWindows>
 struct Place {

@@ -57,7 +57,7 @@ FAMKERN_DEVICE void fetch(const P& p, int64_t b) {
     }
 }
 
-// ---- a thread a pixel: number `i` of the step's ---------------------------------------------------------------------
+// ---- a thread a pixel: number `i` of the step's --------------------------------------------------------------------
 
 template <class P>
 FAMKERN_DEVICE void lift(const P& p, int i, float (&v)[C]) {
@@ -134,7 +134,7 @@ FAMKERN_DEVICE void finish_block(const P& p, int i, int64_t at, float (&v)[C]) {
     add_pixel(p, 0, i, at, v, nullptr);
 }
 
-// ---- a warp a row ---------------------------------------------------------------------------------------------------
+// ---- a warp a row --------------------------------------------------------------------------------------------------
 
 // sum (16 pixels x 16 outputs) += 16 pixels of K numbers times weights from row `first` of `crossing` on, which has K
 // numbers for each output. This thread is given the pixels in rows g and g + 8 of the product, null for zeros.
@@ -226,7 +226,7 @@ FAMKERN_DEVICE void join(const P& p, int64_t y) {
         }
 }
 
-// ---- the source -----------------------------------------------------------------------------------------------------
+// ---- the source ----------------------------------------------------------------------------------------------------
 
 // Rows b .. b + 3 to ring 0, and to out_x where the stage has that.
 template <class P>

@@ -166,7 +166,7 @@ FAMKERN_KERNEL(256, 1) sum_kernel(const Sums a) {
 // Cells that so many columns beside each other meet, at most.
 constexpr int64_t cells_of(int64_t columns, int64_t cell) { return (columns + cell - 2) / cell + 1; }
 
-// ---- calls --------------------------------------------------------------------------------------------------------
+// ---- calls ---------------------------------------------------------------------------------------------------------
 
 int64_t own_columns(const StageCall& call) { return kLanes - 2 * call.convolutions; }
 
