@@ -1,8 +1,8 @@
 """Which implementation of the stages runs, and what the engine must know about it.
 
 The compiled CPU kernels and the Triton kernels for GPUs have 16, 32 or 64 channels and compute in float32; those in CUDA
-C++ have 16 channels at a stage's own scale and 16-bit maps, and come before Triton. Everything else goes to the reference in plain PyTorch, many
-times slower, and the log says so, once for each reason.
+C++ have 16 channels at a stage's own scale and 16-bit maps, and come before Triton. Everything else goes to the reference
+in plain PyTorch, many times slower, and the log says so, once for each reason.
 
 FAMKERN_REFERENCE=1    the reference for everything
 FAMKERN_GPU=1 or 0     see gpu.py
