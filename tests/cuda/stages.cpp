@@ -1,6 +1,7 @@
 // The CUDA stages under the emulator: formulas, odd sizes, bits, whatever the cut and the order of threads.
 #include "cuda/stages.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "cuda/device.h"
@@ -82,7 +83,7 @@ void test_bits(const Stage& stage, Type type, int64_t batch, int64_t rows, int64
     const bool two = stage.kind != StageKind::group;  // blocks fit
     expect((2 * (cuda::emulator::shared_bytes + 1024) <= kSmall) == two,
            name_of(c, type) + ": blocks in little shared memory");
-    for (int64_t band : {7, 24})
+    for (int64_t band : quick ? std::vector<int64_t>{19} : std::vector<int64_t>{7, 24})
         expect(computed(c, type, band, stage.convolutions + c.head(), emulated(1, false)) == whole,
                name_of(c, type) + ": bands of " + std::to_string(band) + " rows");
 }
@@ -131,7 +132,24 @@ void test_one_gate(const Stage& stage, int64_t rows, int64_t width, int64_t cell
     expect(found.maps == wanted.maps, name_of(c, Type::float16) + ": one gate beside cells");
 }
 
-int run_all() {
+// For docs/gpu-kernels.md: a block's shared memory with one mean and over windows, and the bytes that go through global
+// memory for a pixel, halo included.
+void print_figures(const Stage& stage, int64_t rows, int64_t width) {
+    const auto run = [&](int64_t cell) {
+        cuda::emulator::shared_bytes = 0;
+        cuda::emulator::traffic = {};
+        computed(stored(stage, Type::float16, 1, rows, width, cell), Type::float16, rows, 0, emulated(1, false));
+        return double(cuda::emulator::shared_bytes) / 1024;
+    };
+    const double windows = run(48), one = run(kOneCell), pixels = double(rows * width);
+    const cuda::emulator::Traffic& moved = cuda::emulator::traffic;
+    std::printf("%s: %.1f KiB of shared memory, %.1f over windows; %.1f bytes a pixel read, %.1f written\n", stage.name,
+                one, windows, double(moved.read) / pixels, double(moved.written) / pixels);
+}
+
+// Of the stages whose names begin with one of these, or of all. In the quick mode each has formulas in both types, over
+// windows too, and bits; stages beside each other have them at other sizes.
+int run_all(const std::vector<std::string>& names) {
     struct Size {
         int64_t rows, width;
     };
@@ -142,21 +160,26 @@ int run_all() {
     } windows[] = {{{9, 61}, 4}, {{18, 5}, 8}, {{1, 130}, 48}, {{13, 70}, 12}};
     const Size sizes[] = {{1, 1}, {1, 70}, {9, 2}, {5, 59}, {6, 61}, {3, 63}};
     for (const Stage& stage : kStages) {
-        int number = 0;
-        const auto chosen = [&] { return !left_out(int(&stage - kStages), number++, 4); };
+        const auto is_stage = [&](const std::string& name) { return std::string(stage.name).rfind(name, 0) == 0; };
+        if (!names.empty() && std::none_of(names.begin(), names.end(), is_stage)) continue;
+        const int place = int(&stage - kStages);
+        const auto one_of = [place, number = 0](int count) mutable { return !left_out(place, number++, count); };
+        auto formulas = one_of, of_windows = one_of, bits = one_of;
         for (Type type : {Type::float16, Type::bfloat16})
             for (const Size& size : sizes)
-                if (chosen()) test_formulas(stage, type, 1, size.rows, size.width);
-        if (chosen()) test_formulas(stage, Type::float16, 2, 7, 5);
-        if (chosen()) test_bits(stage, Type::float16, 1, 37, 67);
-        if (chosen()) test_bits(stage, Type::bfloat16, 2, 33, 3);
+                if (formulas(6)) test_formulas(stage, type, 1, size.rows, size.width);
+        if (formulas(6)) test_formulas(stage, Type::float16, 2, 7, 5);
         for (const auto& [size, cell] : windows)
-            if (chosen()) test_formulas(stage, Type::float16, 1, size.rows, size.width, cell);
-        if (chosen()) test_formulas(stage, Type::bfloat16, 2, 11, 13, 8);
-        if (chosen()) test_bits(stage, Type::float16, 1, 37, 67, 12);
+            if (of_windows(5)) test_formulas(stage, Type::float16, 1, size.rows, size.width, cell);
+        if (of_windows(5)) test_formulas(stage, Type::bfloat16, 2, 11, 13, 8);
+        if (bits(3)) test_bits(stage, Type::float16, 1, 37, 67);
+        if (bits(3)) test_bits(stage, Type::bfloat16, 2, 33, 3);
+        if (bits(3)) test_bits(stage, Type::float16, 1, 37, 67, 12);
         test_one_gate(stage, 5, 70, 12);
         test_traffic(stage, 24, 120);
+        if (!quick) print_figures(stage, 24, 120);
     }
+    expect(checks > 0, "there are such stages");
     std::printf("%d checks, %d failed\n", checks, failures);
     return failures == 0 ? 0 : 1;
 }
@@ -165,6 +188,8 @@ int run_all() {
 }  // namespace famkern::test
 
 int main(int count, char** arguments) {
-    famkern::test::quick = count > 1 && std::string(arguments[1]) == "quick";
-    return famkern::test::run_all();
+    std::vector<std::string> names(arguments + 1, arguments + count);
+    const auto quick = std::find(names.begin(), names.end(), "quick");
+    if (quick != names.end()) famkern::test::quick = true, names.erase(quick);
+    return famkern::test::run_all(names);
 }
