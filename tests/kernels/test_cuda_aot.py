@@ -1,4 +1,7 @@
-"""The CUDA kernels compile for every GPU that they are for, within the resources they were designed for."""
+"""The CUDA kernels compile for every GPU that they are for, within the resources they were designed for.
+
+With -s it prints the registers that docs/gpu-kernels.md has: of a thread of each kernel, with one mean and over windows.
+"""
 
 import os
 import re
@@ -45,6 +48,9 @@ def test_stages_compile_without_spills(gpu, tmp_path):
     for name, used in registers("stages", gpu, tmp_path).items():
         if kind := re.search(r"StageKindE(\d).*(Half|BFloat)ELb([01])E", name):  # the last: means over windows
             kernels[KINDS[int(kind[1])], kind[2], kind[3]] = used
+    for kind in KINDS:
+        one, windows = (max(kernels[kind, number, of] for number in ("Half", "BFloat")) for of in "01")
+        print(f"{gpu}, {kind}: {one} registers, {windows} over windows")
     assert len(kernels) == 4 * len(KINDS)
     assert all(used <= REGISTERS[kind] for (kind, *_), used in kernels.items()), kernels
 
