@@ -88,7 +88,15 @@ void test_bits(const Stage& stage, Type type, int64_t batch, int64_t rows, int64
                name_of(c, type) + ": bands of " + std::to_string(band) + " rows");
 }
 
+// KiB of shared memory of a block, where there is enough of it.
+double shared_memory(const Stage& stage, int64_t cell) {
+    cuda::emulator::shared_bytes = 0;
+    computed(stored(stage, Type::float16, 1, 1, 2 * 48, cell), Type::float16, 1, 0, emulated(1, false));
+    return double(cuda::emulator::shared_bytes) / 1024;
+}
+
 // Every map is read once, but for the halo, and written once. famkern/engine/traffic.py counts the same from the line.
+// Prints what docs/gpu-kernels.md says of the stage.
 void test_traffic(const Stage& stage, int64_t rows, int64_t width) {
     constexpr int64_t kMap = 16 * 2, kPicture = 3 * 4, kSum = 16 * 4, kLanes = 64, kStep = 4;  // bytes; as in place.h
     const Case c = stored(stage, Type::float16, 1, rows, width);
@@ -120,6 +128,9 @@ void test_traffic(const Stage& stage, int64_t rows, int64_t width) {
                                                           std::to_string(least) + " to " + std::to_string(most));
     expect(found.written == written,
            name + ": writes " + std::to_string(found.written) + " bytes, not " + std::to_string(written));
+    std::printf("%s: %.1f KiB of shared memory, %.1f over windows; %.1f to %.1f bytes a pixel read, %.1f written\n",
+                stage.name, shared_memory(stage, kOneCell), shared_memory(stage, 48), double(least) / double(pixels),
+                double(found.read) / double(pixels), double(found.written) / double(pixels));
 }
 
 // A gate for all, which may stand beside sums of cells.
@@ -130,21 +141,6 @@ void test_one_gate(const Stage& stage, int64_t rows, int64_t width, int64_t cell
     c.cell = cell;
     const Results found = computed(c, Type::float16, rows, 0, emulated(1, false));
     expect(found.maps == wanted.maps, name_of(c, Type::float16) + ": one gate beside cells");
-}
-
-// For docs/gpu-kernels.md: a block's shared memory with one mean and over windows, and the bytes that go through global
-// memory for a pixel, halo included.
-void print_figures(const Stage& stage, int64_t rows, int64_t width) {
-    const auto run = [&](int64_t cell) {
-        cuda::emulator::shared_bytes = 0;
-        cuda::emulator::traffic = {};
-        computed(stored(stage, Type::float16, 1, rows, width, cell), Type::float16, rows, 0, emulated(1, false));
-        return double(cuda::emulator::shared_bytes) / 1024;
-    };
-    const double windows = run(48), one = run(kOneCell), pixels = double(rows * width);
-    const cuda::emulator::Traffic& moved = cuda::emulator::traffic;
-    std::printf("%s: %.1f KiB of shared memory, %.1f over windows; %.1f bytes a pixel read, %.1f written\n", stage.name,
-                one, windows, double(moved.read) / pixels, double(moved.written) / pixels);
 }
 
 // Of the stages whose names begin with one of these, or of all. In the quick mode each has formulas in both types, over
@@ -177,7 +173,6 @@ int run_all(const std::vector<std::string>& names) {
         if (bits(3)) test_bits(stage, Type::float16, 1, 37, 67, 12);
         test_one_gate(stage, 5, 70, 12);
         test_traffic(stage, 24, 120);
-        if (!quick) print_figures(stage, 24, 120);
     }
     expect(checks > 0, "there are such stages");
     std::printf("%d checks, %d failed\n", checks, failures);
