@@ -90,7 +90,8 @@ cross:
 	$(CROSS) -O2 $(NATIVE) -static csrc/cpu/kernels/*.cpp tests/native/*.cpp -o build/cross/test
 	$(EMULATOR) build/cross/test quick
 
-# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers; a part of the cases: EMULATE=quick.
+# The CUDA kernels on this CPU, one fiber a thread, in two orders, with sanitizers; a part of the cases: EMULATE=quick; only
+# some stages: EMULATE="down up".
 emulate:
 	@mkdir -p build/cuda
 	for test in affinity stages; do \

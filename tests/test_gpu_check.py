@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .stage_cases import having
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
@@ -33,7 +35,7 @@ def test_every_kind_of_stage_is_among_what_the_sanitizers_see():
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for test in ("bands_and_runs", "do_not_meet", "test_spread", "test_maps_and_gradients"):
         assert test in found
-    for stage in ("head", "block", "group", "last_group", "tail"):
+    for stage in having("cuda"):
         for kernels in ("triton-0", "triton-48", "cuda-0", "cuda-48"):  # one mean, and windows
             assert f"bands_and_runs_leave_the_bits_alone[{kernels}-{stage}-torch.float16" in found
     assert "bfloat16" not in found

@@ -108,7 +108,7 @@ FAMKERN_INLINE void add_lanes(const Vec (&sum)[C / kLanes], double* sums) {
 // Stores `count` pixels as maps are stored and adds them to the sums of their row, if there are any: in float here,
 // over one run of tiles at most, and then in double.
 template <int C, bool kStream, class T>
-void emit(const float* from, T* to, int64_t count, double* sums) {
+void write_row(const float* from, T* to, int64_t count, double* sums) {
     Vec sum[C / kLanes] = {};
     for (int64_t i = 0; i < count * C; i += C)
         for (int part = 0; part < C / kLanes; ++part) {

@@ -1,8 +1,8 @@
 """Which implementation of the stages runs, and what the engine must know about it.
 
 The compiled CPU kernels and the Triton kernels for GPUs have 16, 32 or 64 channels and compute in float32; those in CUDA
-C++ have 16 channels and 16-bit maps, and come before Triton. Everything else goes to the reference in plain PyTorch, many
-times slower, and the log says so, once for each reason.
+C++ have 16 channels at a stage's own scale and 16-bit maps, and come before Triton. Everything else goes to the reference
+in plain PyTorch, many times slower, and the log says so, once for each reason.
 
 FAMKERN_REFERENCE=1    the reference for everything
 FAMKERN_GPU=1 or 0     see gpu.py
@@ -119,9 +119,15 @@ def describe_gpu(device: torch.device) -> str:
 
 
 def is_in_cuda(kind: Kind, tensors: Sequence[Tensor]) -> bool:
-    """Whether a stage with these maps runs in CUDA C++ on a GPU, since intermediates stay in shared memory; else Triton."""
+    """Whether a stage with these maps runs in CUDA C++ on a GPU, since intermediates stay in shared memory; else Triton.
+
+    Args:
+        kind: of the stage.
+        tensors: its maps and outputs, in the order of its contract.
+    """
     maps = [tensor for tensor in tensors if tensor.shape[3] != 3]
-    fits = all(m.shape[3] == 16 and m.dtype in (torch.float16, torch.bfloat16) for m in maps)
+    own = maps[1:] if kind.maps[0].scale != "same" else maps  # a map of another scale comes first, and has any channels
+    fits = all(m.shape[3] == 16 for m in own) and all(m.dtype in (torch.float16, torch.bfloat16) for m in maps)
     return fits and "cuda" in kind.kernels and library.why_not_cuda() is None
 
 

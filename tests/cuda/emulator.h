@@ -27,7 +27,8 @@ namespace famkern::cuda {
 
 namespace emulator {
 
-constexpr int kWarp = 32, kStack = 128 * 1024;
+// Small stacks, for a sanitizer clears what it knows of one whenever its fiber goes on.
+constexpr int kWarp = 32, kStack = 32 * 1024;
 enum class Waiting { nothing, warp, block };
 
 struct Copy {
@@ -41,7 +42,8 @@ struct Fiber {
     bool done = false;
     std::vector<Copy> copies;
     std::unique_ptr<char[]> stack{new char[kStack]};
-    char message[64];  // to the other lanes of the warp
+    char messages[2][64];  // to the other lanes of the warp: this one, and the last, which some may still read
+    int sent = 0;
 };
 
 struct Index {
@@ -159,24 +161,25 @@ inline int launch(int64_t blocks, int64_t images, int threads, int64_t shared, s
 
 template <class Message>
 void put(const Message& message) {
-    static_assert(sizeof message <= sizeof Fiber::message);
-    std::memcpy(fiber().message, &message, sizeof message);
+    static_assert(sizeof message <= sizeof Fiber::messages[0]);
+    Fiber& me = fiber();
+    std::memcpy(me.messages[++me.sent % 2], &message, sizeof message);
 }
 
 template <class Message>
 Message from_lane(int lane) {
     Message message;
-    std::memcpy(&message, grid.fibers[grid.current / kWarp * kWarp + lane].message, sizeof message);
+    const int sent = fiber().sent;  // a lane that is ahead has said something since
+    std::memcpy(&message, grid.fibers[grid.current / kWarp * kWarp + lane].messages[sent % 2], sizeof message);
     return message;
 }
 
-// All lanes exchange a message: what lane `lane` said.
+// All lanes exchange a message, which use() reads before the next one but one.
 template <class Message, class Use>
 void exchange(const Message& message, const Use& use) {
     put(message);
     wait(Waiting::warp);
     use();
-    wait(Waiting::warp);
 }
 
 struct ThreadIndex {
@@ -233,11 +236,13 @@ inline float other_lane(float value, int mask) {
 
 inline void load_matrices(uint32_t (&registers)[4], const void* row) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulator::fail("a row of a matrix that is not aligned");
+    struct Row {
+        uint32_t pairs[4];
+    } mine;  // as it is now: other lanes may be ahead, or behind
+    std::memcpy(&mine, row, sizeof mine);
     const int lane = emulator::grid.current % 32;
-    emulator::exchange(row, [&] {
-        for (int m = 0; m < 4; ++m)
-            std::memcpy(&registers[m],
-                        static_cast<const char*>(emulator::from_lane<const void*>(8 * m + lane / 4)) + lane % 4 * 4, 4);
+    emulator::exchange(mine, [&] {
+        for (int m = 0; m < 4; ++m) registers[m] = emulator::from_lane<Row>(8 * m + lane / 4).pairs[lane % 4];
     });
 }
 
@@ -281,19 +286,27 @@ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, T
         uint32_t a[4], b[2];
     };
     const int lane = emulator::grid.current % 32, g = lane / 4, q = lane % 4;
-    const auto number = [](uint32_t pair, int k) { return value_of(T{uint16_t(pair >> 16 * (k % 2))}); };
+    float left[2][16], right[2][16];  // rows g and g + 8 of a, columns 2 q and 2 q + 1 of b
     emulator::exchange(Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, [&] {
-        for (int i = 0; i < 4; ++i) {
-            const int row = g + i / 2 * 8, column = 2 * q + i % 2;
-            float sum = 0;
-            for (int k = 0; k < 16; ++k) {
-                const Operands left = emulator::from_lane<Operands>(row % 8 * 4 + k % 8 / 2);
-                const Operands right = emulator::from_lane<Operands>(column * 4 + k % 8 / 2);
-                sum += number(left.a[row / 8 + k / 8 * 2], k) * number(right.b[k / 8], k);
+        const auto unpack = [](float* to, uint32_t pair) {
+            to[0] = value_of(T{uint16_t(pair)});
+            to[1] = value_of(T{uint16_t(pair >> 16)});
+        };
+        for (int i = 0; i < 2; ++i)
+            for (int pair = 0; pair < 4; ++pair) {
+                const Operands row = emulator::from_lane<Operands>(4 * g + pair);
+                const Operands column = emulator::from_lane<Operands>(4 * (2 * q + i) + pair);
+                for (int half = 0; half < 2; ++half) {
+                    unpack(left[i] + 8 * half + 2 * pair, row.a[i + 2 * half]);
+                    unpack(right[i] + 8 * half + 2 * pair, column.b[half]);
+                }
             }
-            c[i] += sum;
-        }
     });
+    for (int i = 0; i < 4; ++i) {
+        float sum = 0;
+        for (int k = 0; k < 16; ++k) sum += left[i / 2][k] * right[i % 2][k];
+        c[i] += sum;
+    }
 }
 
 }  // namespace famkern::cuda

@@ -109,7 +109,7 @@ def test_the_documented_table_of_the_u_is_the_model_s():
 
 
 def test_the_tilings_are_those_of_the_kernels():
-    source = (Path(__file__).parents[2] / "csrc/cuda/stages.cu").read_text()
+    source = (Path(__file__).parents[2] / "csrc/cuda/place.h").read_text()
     assert f"kLanes = {traffic.CUDA.lanes}," in source
     assert f"kRows = {traffic.CUDA.step}," in source
     stages = pytest.importorskip("famkern.kernels.stages", reason="needs triton")

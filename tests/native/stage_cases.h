@@ -14,9 +14,8 @@ struct Stage {
     const char* name;
     int convolutions, maps;  // maps that it reads
     bool picture, writes_x;
-    int outputs;          // of convolutions
-    int head = 0;         // channels from which the last convolution makes the output picture
-    bool levels = false;  // one of the U's
+    int outputs;   // of convolutions
+    int head = 0;  // channels from which the last convolution makes the output picture
 };
 constexpr Stage kStages[] = {
     {StageKind::head, "head", 2, 0, true, true, 1},
@@ -24,10 +23,10 @@ constexpr Stage kStages[] = {
     {StageKind::group, "group", 3, 3, false, false, 2},
     {StageKind::last_group, "last_group", 1, 3, false, false, 1},
     {StageKind::tail, "tail", 2, 3, true, false, 1, 3},
-    {StageKind::down, "down", 2, 0, false, true, 1, 0, true},
-    {StageKind::up, "up", 2, 1, false, true, 1, 0, true},
-    {StageKind::u_tail, "u_tail with a gain", 2, 3, true, false, 1, 4, true},
-    {StageKind::u_tail, "plain u_tail", 2, 3, true, false, 1, 3, true},
+    {StageKind::down, "down", 2, 0, false, true, 1},
+    {StageKind::up, "up", 2, 1, false, true, 1},
+    {StageKind::u_tail, "u_tail with a gain", 2, 3, true, false, 1, 4},
+    {StageKind::u_tail, "plain u_tail", 2, 3, true, false, 1, 3},
 };
 constexpr Type kStorages[] = {Type::float32, Type::float16, Type::bfloat16};
 

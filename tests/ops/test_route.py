@@ -57,6 +57,9 @@ def test_cuda_comes_before_triton_where_it_has_the_stage(monkeypatch, built) -> 
         (unknown, 16, torch.float16, False),
     ):
         assert route.is_in_cuda(kind, [picture, torch.empty(1, 2, 2, channels, dtype=storage)]) is wanted
+    coarse, fine = (torch.empty(1, 2, 2, channels, dtype=torch.float16) for channels in (32, 16))
+    assert route.is_in_cuda(KINDS["up"], [coarse, fine, fine, fine]) is built
+    assert not route.is_in_cuda(KINDS["down"], [fine, coarse, coarse])
 
 
 def test_a_kind_without_kernels_takes_the_reference_and_the_log_says_so(monkeypatch, caplog) -> None:

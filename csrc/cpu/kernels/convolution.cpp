@@ -72,7 +72,7 @@ class Strips {
             for (; next <= y + 4; ++next) copy_row(job.x, next, ring);
             const auto finish = [&](const float* const(&from)[4], int64_t x, int64_t count) {
                 for (int r = 0; r < 4 && y + r < end_row; ++r)
-                    emit<C, false>(from[r], reinterpret_cast<Float*>(job.out + at(y + r, x)), count, sums);
+                    write_row<C, false>(from[r], reinterpret_cast<Float*>(job.out + at(y + r, x)), count, sums);
             };
             if (job.residual)
                 convolve(
@@ -370,8 +370,7 @@ class Gate {
     int64_t first, pixels;
 };
 
-// ---- tables
-// ----------------------------------------------------------------------------------------------------------
+// ---- tables --------------------------------------------------------------------------------------------------------
 
 // body(channels as a constant)
 template <class Body>

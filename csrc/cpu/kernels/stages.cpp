@@ -74,13 +74,13 @@ class Runner {
         clear_borders();
         for (int o = 0; call.kind == StageKind::head && o < C; ++o)
             for (int c = 0; c < 3; ++c)
-                for (int tap = 0; tap < 9; ++tap) lift[tap * 3 + c][o] = call.lift.weight[(o * 3 + c) * 9 + tap];
+                for (int tap = 0; tap < 9; ++tap) lift_weight[tap * 3 + c][o] = call.lift.weight[(o * 3 + c) * 9 + tap];
     }
 
     void run() {
         int64_t next_row = kTileSide * (task.first_strip - (n - 1)) - 1;
         for (int64_t s = task.first_strip - (n - 1); s < task.end_strip + n - 1; ++s) {
-            for (; next_row <= kTileSide * s + 4; ++next_row) source_row(next_row);
+            for (; next_row <= kTileSide * s + 4; ++next_row) source(next_row);
             look_ahead(next_row);
             for (int level = 1; level <= n; ++level) {  // level k trails one strip behind level k - 1
                 const int64_t strip = s - (level - 1);
@@ -127,7 +127,7 @@ class Runner {
 
     // ---- sources ---------------------------------------------------------------------------------------------------
 
-    void source_row(int64_t y) {
+    void source(int64_t y) {
         const int64_t x0 = source_first_column, count = source_end_column - x0;
         float* row = ring[0].at(y, x0);
         if (!inside(y)) {
@@ -135,34 +135,18 @@ class Runner {
             return;
         }
         if (call.kind == StageKind::head) {
-            lift_row(y, row, write_x(y));
+            lift(y, row, write_x(y));
         } else if (call.kind == StageKind::down) {
-            down_row(y, row);
+            halve(y, row);
             copy_row(row, count, write_x(y));
         } else if (call.kind == StageKind::up) {
-            up_row(y, row);
+            join(y, row);
             copy_row(row, count, write_x(y));
         } else if (tail) {
-            weigh_row(y, 0, call.map_count, row);
+            weigh(y, 0, call.map_count, row);
             attention(row, count, [=](int64_t i, Vec weight) { store(row + i, load(row + i) * weight); });
-        } else if (one_gate) {  // multiplied into the attention's weights: a row less to write and read
-            const T *x = input(0, y, x0), *z = input(1, y, x0);
-            const float* gate = call.gate + task.image * C;
-            const WriteX out = write_x(y);
-            attention(z, count, [=](int64_t i, Vec weight) {
-                const Vec v = fma(load(z + i) * load(gate + i % C), weight, load(x + i));
-                store(row + i, v);
-                out(i, v);
-            });
         } else {
-            const T* x = input(0, y, x0);
-            const WriteX out = write_x(y);
-            weigh_row(y, 1, 2, row);
-            attention(row, count, [=](int64_t i, Vec weight) {
-                const Vec v = fma(load(row + i), weight, load(x + i));
-                store(row + i, v);
-                out(i, v);
-            });
+            finish_block(y, row, write_x(y));
         }
     }
 
@@ -187,6 +171,28 @@ class Runner {
                 (own_end_column - source_first_column) * C, call.stream};
     }
 
+    // x' = z g pa(z g) + x
+    void finish_block(int64_t y, float* row, const WriteX& out) const {
+        const int64_t x0 = source_first_column, count = source_end_column - x0;
+        const T* x = input(0, y, x0);
+        if (one_gate) {  // multiplied into the attention's weights: a row less to write and read
+            const T* z = input(1, y, x0);
+            const float* gate = call.gate + task.image * C;
+            attention(z, count, [=](int64_t i, Vec weight) {
+                const Vec v = fma(load(z + i) * load(gate + i % C), weight, load(x + i));
+                store(row + i, v);
+                out(i, v);
+            });
+        } else {
+            weigh(y, 1, 2, row);
+            attention(row, count, [=](int64_t i, Vec weight) {
+                const Vec v = fma(load(row + i), weight, load(x + i));
+                store(row + i, v);
+                out(i, v);
+            });
+        }
+    }
+
     void look_ahead(int64_t y) {
         ahead = Ahead();
         for (int64_t in = y; in < y + kTileSide; ++in)
@@ -197,7 +203,7 @@ class Runner {
 
     // The sum of maps first .. end - 1, each with its channels' weights; these are linear from corner to corner of
     // cells.
-    void weigh_row(int64_t y, int64_t first, int64_t end, float* row) const {
+    void weigh(int64_t y, int64_t first, int64_t end, float* row) const {
         const int64_t picture_row = y + call.top + call.first_row;
         const int64_t above = call.gate_rows == 1 ? 0 : picture_row / call.cell;
         const int64_t line = call.gate_columns * call.gates(), below = call.gate_rows == 1 ? 0 : line;
@@ -232,7 +238,7 @@ class Runner {
     }
 
     // The normalised picture in row y, columns x0 - 1 .. x1, zero outside the image.
-    void normalise_row(int64_t y, int64_t x0, int64_t x1, float* to) const {
+    void normalise(int64_t y, int64_t x0, int64_t x1, float* to) const {
         const int64_t first = most(x0 - 1, 0), end = least(x1 + 1, call.width);
         std::memset(to, 0, 3 * (x1 - x0 + 2) * sizeof(float));
         if (!inside(y)) return;
@@ -243,17 +249,17 @@ class Runner {
     }
 
     // x = pre(normalised picture), directly: three input channels give too little to multiply for tiles.
-    void lift_row(int64_t y, float* row, const WriteX& out) {
+    void lift(int64_t y, float* row, const WriteX& out) {
         const int64_t x0 = source_first_column, x1 = source_end_column;
         for (next_picture_row = most(next_picture_row, y - 1); next_picture_row <= y + 1; ++next_picture_row)
-            normalise_row(next_picture_row, x0, x1, picture_row(next_picture_row));
+            normalise(next_picture_row, x0, x1, picture_row(next_picture_row));
         const float* rows[3] = {picture_row(y - 1), picture_row(y), picture_row(y + 1)};
         for (int64_t x = 0; x < x1 - x0; ++x)
             for (int o = 0; o < C; o += kLanes) {
                 Vec sum = load(call.lift.bias + o);
                 for (int r = 0; r < 3; ++r)
                     for (int i = 0; i < 9; ++i)
-                        sum = fma(broadcast(rows[r][3 * x + i]), load(lift[r * 9 + i] + o), sum);
+                        sum = fma(broadcast(rows[r][3 * x + i]), load(lift_weight[r * 9 + i] + o), sum);
                 store(row + x * C + o, sum);
                 out(x * C + o, sum);
             }
@@ -275,7 +281,7 @@ class Runner {
     }
 
     // x = 2x2 of the finer map: each of its two rows is pairs of pixels side by side.
-    void down_row(int64_t y, float* row) const {
+    void halve(int64_t y, float* row) const {
         const int64_t x0 = source_first_column, count = source_end_column - x0;
         const int pair = 2 * call.crossing.channels;
         for (int64_t i = 0; i < count * C; i += kLanes) store(row + i, load(call.crossing.bias + i % C));
@@ -288,7 +294,7 @@ class Runner {
     }
 
     // x = of the skip, and of the coarser map what is meant for this row and for even or odd columns.
-    void up_row(int64_t y, float* row) const {
+    void join(int64_t y, float* row) const {
         const int64_t x0 = source_first_column, x1 = source_end_column, picture_row = y + call.top + call.first_row;
         const int64_t first = x0 / 2, K = call.crossing.channels;
         const int r = int(picture_row % 2);
@@ -326,37 +332,36 @@ class Runner {
             columns<C>(rows, 4 * tiles + 2, P);
             if (makes_picture && level == n) {
                 products<C, kOutputs>(P, U[level - 1], tiles, Q, ahead);
-                finish_picture(y, x, least(4 * tiles, call.width - x));
+                write_picture(y, x, least(4 * tiles, call.width - x));
             } else {
                 products<C, C>(P, U[level - 1], tiles, Q, ahead);
-                finish_maps(level, y, x, least(4 * tiles, call.width - x));
+                put(level, y, x, least(4 * tiles, call.width - x));
             }
         }
     }
 
-    void finish_maps(int level, int64_t y, int64_t x, int64_t count) {
+    void put(int level, int64_t y, int64_t x, int64_t count) {
         if (skips && level == 1) {
             const T* skip[4];
             for (int r = 0; r < 4; ++r) skip[r] = input(2, least(most(y + r, -call.top), end_row - 1), x);
-            finish_to(level, y, x, count, [&](int r, int64_t i, Vec v) { return v + load(skip[r] + i); });
+            keep_or_write(level, y, x, count, [&](int r, int64_t i, Vec v) { return v + load(skip[r] + i); });
         } else if (level == n || tail) {
-            finish_to(level, y, x, count, [](int, int64_t, Vec v) { return v; });
+            keep_or_write(level, y, x, count, [](int, int64_t, Vec v) { return v; });
         } else {
             const float* residual[4];
             for (int r = 0; r < 4; ++r) residual[r] = ring[level - 1].at(y + r, x);
-            finish_to(level, y, x, count,
-                      [&](int r, int64_t i, Vec v) { return maximum(v, Vec{}) + load(residual[r] + i); });
+            keep_or_write(level, y, x, count,
+                          [&](int r, int64_t i, Vec v) { return maximum(v, Vec{}) + load(residual[r] + i); });
         }
     }
 
     // Four rows of a level to its ring, and the task's own part of what a stage puts out to out[] and the sums of rows.
     template <class Combine>
-    void finish_to(int level, int64_t y, int64_t x, int64_t count, const Combine& combine) {
+    void keep_or_write(int level, int64_t y, int64_t x, int64_t count, const Combine& combine) {
         const int64_t x0 = most(x, own_first_column), x1 = least(x + count, own_end_column);
         if (level == n) {
             if (x0 < x1)
-                call.stream ? put_out<true>(level, y, x, x0, x1, combine)
-                            : put_out<false>(level, y, x, x0, x1, combine);
+                call.stream ? write<true>(level, y, x, x0, x1, combine) : write<false>(level, y, x, x0, x1, combine);
             return;
         }
         float* to[4];
@@ -368,14 +373,14 @@ class Runner {
             if (own(y + r))
                 for (int64_t from = x0, end; from < x1; from = end) {
                     end = least(x1, end_of_cell(from));
-                    emit_row(to[r] + (from - x) * C, pixel<T>(call.out[0], y + r, from), end - from,
-                             sums_of(0, y + r, from));
+                    write_kept(to[r] + (from - x) * C, pixel<T>(call.out[0], y + r, from), end - from,
+                               sums_of(0, y + r, from));
                 }
     }
 
     // Of the last level, columns x0 .. x1 - 1 of the run at x.
     template <bool kStream, class Combine>
-    void put_out(int level, int64_t y, int64_t x, int64_t x0, int64_t x1, const Combine& combine) {
+    void write(int level, int64_t y, int64_t x, int64_t x0, int64_t x1, const Combine& combine) {
         const int index = emits ? 1 : 0;
         T* to[4];
         for (int r = 0; r < 4; ++r) to[r] = own(y + r) ? pixel<T>(call.out[index], y + r, x) : nullptr;
@@ -395,9 +400,9 @@ class Runner {
         }
     }
 
-    // put(r, i, combine(A^T Q + bias)) for four rows r and the elements i of pixels first .. end - 1.
-    template <class Combine, class Put>
-    void finish(int level, int64_t first, int64_t end, const Combine& combine, const Put& put) const {
+    // take(r, i, combine(A^T Q + bias)) for four rows r and the elements i of pixels first .. end - 1.
+    template <class Combine, class Take>
+    void finish(int level, int64_t first, int64_t end, const Combine& combine, const Take& take) const {
         const float* bias = call.convolution[level - 1].bias;
         for (int64_t i = first * C; i < end * C; i += C)
 #pragma GCC unroll 4
@@ -407,17 +412,17 @@ class Runner {
                 inverse(m, o);
 #pragma GCC unroll 4
                 for (int r = 0; r < 4; ++r)
-                    put(r, i + part, part / kLanes, combine(r, i + part, o[r] + load(bias + part)));
+                    take(r, i + part, part / kLanes, combine(r, i + part, o[r] + load(bias + part)));
             }
     }
 
     // out = clamp(o + p), or clamp(K p - B + p) with K and B the four channels of o = A^T Q + bias; p: the normalised
     // picture.
-    void finish_picture(int64_t y, int64_t x, int64_t count) {
+    void write_picture(int64_t y, int64_t x, int64_t count) {
         const float* bias = call.convolution[n - 1].bias;
         const int rows = int(least(4, own_end_row - y));
         const bool gain = call.convolution[n - 1].outputs == 4;
-        for (int r = 0; r < rows; ++r) normalise_row(y + r, x, x + count, picture_row(r));
+        for (int r = 0; r < rows; ++r) normalise(y + r, x, x + count, picture_row(r));
         for (int64_t i = 0; i < count; ++i) {
             Vec m[6], o[4];
             for (int r = 0; r < 6; ++r) m[r] = load(Q + (r * 4 * kRun + i) * kOutputs);
@@ -442,11 +447,11 @@ class Runner {
         return partial[index] + ((task.image * call.rows + y) * parts + part) * C;
     }
 
-    void emit_row(const float* from, T* to, int64_t count, double* sums) const {
+    void write_kept(const float* from, T* to, int64_t count, double* sums) const {
         if (call.stream)
-            emit<C, true>(from, to, count, sums);
+            write_row<C, true>(from, to, count, sums);
         else
-            emit<C, false>(from, to, count, sums);
+            write_row<C, false>(from, to, count, sums);
     }
 
     const StageCall& call;
@@ -464,7 +469,7 @@ class Runner {
     const float* crossing_weight;
     float *P, *Q, *picture, *crossing_row;
     int64_t picture_stride, next_picture_row = -kFarAbove;
-    alignas(64) float lift[27][C];  // [row, column, input][output]
+    alignas(64) float lift_weight[27][C];  // [row, column, input][output]
     Ahead ahead;
 };
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import formulas
-from .kind import BLOCK, Kind, Operand, convolution
+from .kind import BLOCK, EVERYWHERE, Kind, Operand, convolution
 
 
 def reference(maps: Sequence[Tensor], _gate: None, weights: Sequence[Tensor], _first_row: int) -> tuple[Tensor, ...]:
@@ -34,5 +34,5 @@ KIND = Kind(
     convolutions=2,
     reference=reference,
     gated=False,
-    kernels=frozenset({"compiled", "triton"}),
+    kernels=EVERYWHERE,
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import formulas
 from .group import finish_group
-from .kind import NORMALISATION, PIXEL_ATTENTION, Kind, Operand, convolution
+from .kind import EVERYWHERE, NORMALISATION, PIXEL_ATTENTION, Kind, Operand, convolution
 
 
 def reference(maps: Sequence[Tensor], gate: Tensor, weights: Sequence[Tensor], first_row: int) -> tuple[Tensor]:
@@ -37,5 +37,5 @@ KIND = Kind(
     sums=(),
     convolutions=2,
     reference=reference,
-    kernels=frozenset({"compiled", "triton"}),
+    kernels=EVERYWHERE,
 )

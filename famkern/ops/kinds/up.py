@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import formulas
-from .kind import BLOCK, Kind, Operand
+from .kind import BLOCK, EVERYWHERE, Kind, Operand
 
 
 def compose(up: Tensor, up_bias: Tensor, fuse: Tensor, fuse_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,5 +62,5 @@ KIND = Kind(
     convolutions=2,
     reference=reference,
     gated=False,
-    kernels=frozenset({"compiled", "triton"}),
+    kernels=EVERYWHERE,
 )
