@@ -428,7 +428,7 @@ def test_a_forward_derivative_of_the_loss_is_refused(options):
 
 def test_a_forward_derivative_of_the_training_operators_is_refused():
     x, weight, bias = torch.rand(1, 5, 6, 16), torch.rand(16, 16, 3, 3), torch.rand(16)
-    if conv3x3(x, weight.requires_grad_(), bias)[0].grad_fn.name().startswith("ConvolutionBackward"):
+    if type(conv3x3(x, weight.requires_grad_(), bias)[0].grad_fn).__name__.startswith("ConvolutionBackward"):
         pytest.skip("needs compiled kernels")
     attention = torch.rand(1, 16), torch.rand(2, 16), torch.rand(2), torch.rand(1, 2), torch.rand(1)
     for function in (lambda x: conv3x3(x, weight, bias)[0], lambda x: gate(None, x, *attention)):
