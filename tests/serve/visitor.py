@@ -35,9 +35,11 @@ class Running:
         self.folder = folder
         environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-c", textwrap.dedent(COMMAND), "--port", "0", *options]
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # inherited: what runs in the background ignores it
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        signal.signal(signal.SIGINT, before)
         lines = iter(self.process.stderr.readline, "")
         line = next((line for line in lines if "Ctrl-C" in line), "")
         assert line.startswith("famkern: http://127.0.0.1:"), line
