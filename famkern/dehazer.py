@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import engine, models, pil, threads
+from . import arguments, engine, models, pil, threads
 from .models import ordinary, windows
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
-from .numeric import is_real, is_whole
+from .numeric import is_real
 from .ops import gpu, reduced, route
 from .ops.kinds import KINDS
 
@@ -27,8 +27,6 @@ T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 M = TypeVar("M", Tensor, np.ndarray)
 Map = Tensor | np.ndarray  # (H, W)
 
-MAP_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-MAX_THREADS = 1024
 SCALE = 1  # unless another is asked for
 
 
@@ -74,16 +72,14 @@ class Dehazer:
         window: int | None = None,
         scale: int | str = SCALE,
     ) -> None:
-        self.strength = _parse_strength(strength)
-        if threads is not None and not (is_whole(threads) and 1 <= threads <= MAX_THREADS):
-            raise ValueError(f"threads is a whole number from 1 to {MAX_THREADS}, not {threads!r}")
+        self.strength = arguments.parse_strength(strength)
+        self.threads = arguments.parse_threads(threads)
         if not isinstance(model, (str, os.PathLike, nn.Module)) or model == "":
             raise TypeError(f"model is a name, a path or a network of the student family, not {model!r}")
-        self.device = _parse_device(device)
-        self.dtype = _parse_dtype(dtype)
+        self.device = arguments.parse_device(device)
+        self.dtype = arguments.parse_dtype(dtype)
         self.memory = None if memory is None else engine.parse_bytes(memory)
-        self.threads = None if threads is None else int(threads)
-        self.scale = _parse_scale(scale)
+        self.scale = arguments.parse_scale(scale)
         network = model if isinstance(model, nn.Module) else models.load(model)
         if not isinstance(network, (models.Student, models.UStudent)):
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
@@ -186,10 +182,10 @@ class Dehazer:
         Raises:
             TypeError, ValueError, MemoryBoundError, OSError: as a call; also where sink and source differ.
         """
-        _check_array(source, dims=(3,))
+        arguments.check_array(source, dims=(3,))
         if tuple(source.shape) != tuple(sink.shape) or source.dtype != sink.dtype:
             raise ValueError(f"the sink is {sink.dtype} {sink.shape}, but the source is {source.dtype} {source.shape}")
-        self._run(source, sink, self._default_device(), progress, _check_valid(valid, source.shape))
+        self._run(source, sink, self._default_device(), progress, arguments.check_valid(valid, source.shape))
 
     def frame(
         self, frame: np.ndarray, means: Mapping[str, Tensor] | None = None, *, weight: float = 1.0
@@ -242,19 +238,19 @@ class Dehazer:
         before: Any = hazy
         after: Any = clear
         if isinstance(before, Tensor) and isinstance(after, Tensor):
-            _check_tensor(before, dims=(3,))
-            _check_tensor(after, dims=(3,))
+            arguments.check_tensor(before, dims=(3,))
+            arguments.check_tensor(after, dims=(3,))
             device, before, after = self.device or before.device, before.permute(1, 2, 0), after.permute(1, 2, 0)
             out: Any = torch.empty(before.shape[:2], dtype=torch.float32, device=before.device)
         elif isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
-            _check_array(before, dims=(3,))
-            _check_array(after, dims=(3,))
+            arguments.check_array(before, dims=(3,))
+            arguments.check_array(after, dims=(3,))
             device, out = self._default_device(), np.empty(before.shape[:2], np.float32)
         else:
             raise TypeError("hazy and clear are two torch tensors or two NumPy arrays")
         if before.shape != after.shape:
             raise ValueError(f"hazy and clear are of one size, not {tuple(hazy.shape)} and {tuple(clear.shape)}")
-        device, valid = _numbered(device), _check_valid(valid, before.shape)
+        device, valid = _numbered(device), arguments.check_valid(valid, before.shape)
         with self._computing(device):
             plan = self._transmission_plan(out.shape[0], out.shape[1], device, self.memory)
             source, result, checks = engine.Pixels(before), engine.Pixels(after), engine.Checks(device)
@@ -283,7 +279,7 @@ class Dehazer:
     def adjusted(self, *, strength: float, scale: int | str) -> Dehazer:
         """The same, sharing the packed weights, with another strength and scale; errors as for a new one."""
         other = self.__copy__()
-        other.strength, other.scale = _parse_strength(strength), _parse_scale(scale)
+        other.strength, other.scale = arguments.parse_strength(strength), arguments.parse_scale(scale)
         other._graphs = engine.Graphs()  # which hold a strength and a scale
         return other
 
@@ -314,8 +310,8 @@ class Dehazer:
                 return error.least
 
     def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None, valid: Map | None) -> Tensor:
-        _check_tensor(image, dims=(3, 4))
-        valid = _check_valid(valid, image.shape[-2:])
+        arguments.check_tensor(image, dims=(3, 4))
+        valid = arguments.check_valid(valid, image.shape[-2:])
         image = image.detach()
         result = torch.empty(image.shape, dtype=image.dtype, device=image.device)
         pictures = image[None] if image.dim() == 3 else image  # (B, 3, H, W)
@@ -332,8 +328,8 @@ class Dehazer:
         valid: Map | None,
         averages: engine.Averages | None = None,
     ) -> np.ndarray:
-        _check_array(image, dims=(3, 4))
-        valid = _check_valid(valid, image.shape[-3:-1])
+        arguments.check_array(image, dims=(3, 4))
+        valid = arguments.check_valid(valid, image.shape[-3:-1])
         result = np.empty(image.shape, dtype=image.dtype)
         pictures, results = (a[None] if a.ndim == 3 else a for a in (image, result))  # (B, H, W, 3)
         for index, (before, after) in enumerate(zip(pictures, results, strict=True)):
@@ -514,70 +510,6 @@ def dehaze(
     """
     options = {"strength": strength, "device": device, "dtype": dtype, "memory": memory, "threads": threads}
     return Dehazer(model, window=window, scale=scale, **options)(image)  # type: ignore[arg-type]
-
-
-def _check_tensor(image: Tensor, dims: tuple[int, ...]) -> None:
-    if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-        raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
-    if image.dim() not in dims or image.shape[-3] != 3 or 0 in image.shape:
-        shapes = " or ".join({3: "(3, H, W)", 4: "(B, 3, H, W)"}[dim] for dim in dims)
-        raise ValueError(f"a tensor image has the shape {shapes}, not {tuple(image.shape)}")
-
-
-def _check_array(image: np.ndarray | engine.Rows, dims: tuple[int, ...]) -> None:
-    if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
-        raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
-    if len(image.shape) not in dims or image.shape[-1] != 3 or 0 in image.shape:
-        shapes = " or ".join({3: "(H, W, 3)", 4: "(B, H, W, 3)"}[dim] for dim in dims)
-        raise ValueError(f"a NumPy image has the shape {shapes}, not {image.shape}")
-
-
-def _check_valid(valid: Any, size: Sequence[int]) -> Any:
-    """The map of valid pixels of a picture of this size (H, W)."""
-    if valid is None:
-        return None
-    given = getattr(valid, "dtype", type(valid).__name__)
-    if given not in (torch.bool, np.dtype(bool)):
-        raise TypeError(f"valid is a tensor or NumPy array of bools, not {given}")
-    if tuple(valid.shape) != tuple(size[:2]):
-        raise ValueError(f"valid has the shape {tuple(valid.shape)}, but this picture has {tuple(size[:2])}")
-    return valid
-
-
-def _parse_device(device: str | torch.device | None) -> torch.device | None:
-    if device is None:
-        return None
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {device!r}') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device} was asked for, but PyTorch {torch.__version__} finds no CUDA device here")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {str(device)!r}')
-    return device
-
-
-def _parse_strength(strength: float) -> float:
-    if not is_real(strength) or not 0 <= strength <= 2:
-        raise ValueError(f"strength is a number from 0 to 2, not {strength!r}")
-    return float(strength)
-
-
-def _parse_scale(scale: int | str) -> int | str:
-    if is_whole(scale) and 1 <= scale <= reduced.MOST_SCALE:  # type: ignore[operator]
-        return int(scale)
-    if isinstance(scale, str) and scale == "auto":
-        return scale
-    raise ValueError(f'scale is a whole number from 1 to {reduced.MOST_SCALE}, or "auto", not {scale!r}')
-
-
-def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and parsed not in MAP_DTYPES:
-        accepted = ", ".join(str(accepted).removeprefix("torch.") for accepted in MAP_DTYPES)
-        raise ValueError(f"dtype is one of {accepted}, not {dtype}")
-    return parsed
 
 
 def _numbered(device: torch.device) -> torch.device:
