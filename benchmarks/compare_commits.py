@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,8 @@ class Worker:
 
 def build(commit: str) -> None:
     """The tree of a commit, with its compiled kernels, in build/base."""
-    subprocess.run(["rm", "-rf", str(BASE)], check=True)
+    if BASE.exists():
+        shutil.rmtree(BASE)
     BASE.mkdir(parents=True)
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(BASE)], input=archive, check=True)

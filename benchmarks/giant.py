@@ -1,6 +1,6 @@
-"""How much memory and disk a giant TIFF takes, see famkern/batch/giants.py.
+"""How much memory and disk a giant TIFF takes, see famkern/batch/pictures.py.
 
-    python benchmarks/giant.py 12000 --memory 2GiB --scale 6 --folder /var/tmp/giant
+    python benchmarks/giant.py 12000 --memory 2GiB --scale 6 --folder build/giant
 
 makes a picture of 12000 x 12000 pixels in the folder unless it is there, dehazes it in a process of its own as
 `famkern dehaze` does, and prints seconds, the peak of resident memory above what the process had after its start, and the
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-TILE = 256
+from famkern.images import TILE
 
 PROGRAM = """
     import pathlib, sys, time

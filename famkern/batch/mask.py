@@ -28,7 +28,7 @@ class Mask:
     def __init__(self, path: str | os.PathLike[str], max_pixels: int = images.MAX_PIXELS) -> None:
         self.path, self._max_pixels = path, max_pixels
         self.header = images.header(path, max_pixels=max_pixels)
-        if self.header.channels in (2, 4):
+        if self.header.has_alpha:
             raise images.ImageError(f"{path}: the mask has transparency; flatten it, white where to dehaze")
         self._weights: NDArray[Any] | None = None
         self._lock = threading.Lock()

@@ -126,17 +126,8 @@ def dehaze(
     valid = gaps.valid if gaps else None
     space = images.colour_space(picture.metadata.icc)
     seen = space.to_srgb(picture.pixels, empty) if space else picture.pixels
-    try:
-        pixels = empty(seen.shape, seen.dtype)
-        dehazer.stream(seen, pixels, progress=progress, valid=valid)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
-            raise
-        why = "memory did not suffice; once more with as little as possible, which takes longer"
-        logger.warning(images.printable(f"{job.source}: {why}"))
-        dehazer = dehazer.limited(dehazer.least_memory(*seen.shape[:2]))
-        pixels = empty(seen.shape, seen.dtype)
-        dehazer.stream(seen, pixels, progress=progress, valid=valid)
+    pixels = empty(seen.shape, seen.dtype)
+    dehazer = _streamed(job, dehazer, seen, pixels, valid, progress)
     transmission = None
     if job.transmission and job.transmission in missing:
         transmission = images.haze_map(picture, dehazer.transmission(seen, pixels, valid=valid), valid)
@@ -148,6 +139,29 @@ def dehaze(
     if mask:
         mask.apply(picture.pixels, pixels)
     return Dehazed(picture, replace(picture, pixels=pixels), transmission)
+
+
+def _streamed(
+    job: Job,
+    dehazer: Dehazer,
+    seen: images.Samples,
+    pixels: images.Samples,
+    valid: images.Samples | None,
+    progress: Callable[[float], None] | None,
+) -> Dehazer:
+    """Dehaze `seen` into `pixels`, and where memory does not suffice, with less; returns the one whose memory did."""
+    try:
+        dehazer.stream(seen, pixels, progress=progress, valid=valid)
+        return dehazer
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        why = "memory did not suffice; once more with as little as possible, which takes longer"
+        logger.warning(images.printable(f"{job.source}: {why}"))
+    # Not before the error is gone, which keeps alive what the first attempt had allocated.
+    limited = dehazer.limited(dehazer.least_memory(*seen.shape[:2]))
+    limited.stream(seen, pixels, progress=progress, valid=valid)
+    return limited
 
 
 def write(job: Job, dehazed: Dehazed, missing: Sequence[Path], quality: int | None) -> None:
@@ -163,7 +177,7 @@ def write(job: Job, dehazed: Dehazed, missing: Sequence[Path], quality: int | No
 def _needs_in_files(header: images.Header, mask: Mask | None, network: int) -> Needs:
     """Where the picture lies in files."""
     assert header.rows_bytes
-    row = header.width * (3 + (header.channels in (2, 4)) + len(header.bands)) * header.dtype.itemsize
+    row = header.width * (3 + header.has_alpha + len(header.bands)) * header.dtype.itemsize
     return Needs(
         held=NETWORK_ROWS * row + (mask.bytes if mask else 0),
         network=network,
@@ -178,7 +192,7 @@ def _held_bytes(header: images.Header) -> int:
     """Bytes of the picture before and after, and as the network sees it, which are there while the network runs."""
     pixels = header.width * header.height * np.dtype(header.dtype).itemsize
     converted = 3 if images.colour_space(header.metadata.icc) else 0
-    held = pixels * (3 + 3 + converted + (1 if header.channels in (2, 4) else 0) + len(header.bands))
+    held = pixels * (3 + 3 + converted + header.has_alpha + len(header.bands))
     return held + images.gaps_bytes(header)
 
 

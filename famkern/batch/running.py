@@ -220,7 +220,7 @@ def _share(
     left = bytes - current.needs.held
     beside = sum(picture.needs.held + picture.needs.writing for picture in behind)
     beside += following.needs.reading if following else 0
-    together = beside <= NEIGHBOURS * bytes and current.needs.network <= left - beside
+    together = beside <= min(NEIGHBOURS * bytes, bytes - current.needs.least)
     if any(picture.needs.in_files for picture in (*behind, current, following) if picture):
         together = False  # what they take on disk is looked at one by one
     return (left - beside if together else left), together

@@ -208,6 +208,11 @@ class Stored:
     rows: Callable[[], Iterator[tuple[slice, Samples]]] | None = None
     rows_bytes: int = 0
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last of the channels is alpha."""
+        return self.channels in (2, 4)
+
 
 def is_readable(suffix: str) -> bool:
     """Whether files of this suffix, in lower case, can be read with the packages that are installed."""

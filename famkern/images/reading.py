@@ -70,6 +70,11 @@ class Header:
     gaps: bool = False
     masked: bool = False
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last of the channels is alpha."""
+        return self.channels in (2, 4)
+
     def check_fits(self, path: str | PathLike[str], format: str) -> None:
         """Raise the ImageError with which write() would refuse this picture, for the format or for its place."""
         check_writable(path)
@@ -78,7 +83,7 @@ class Header:
             format,
             self.width,
             self.height,
-            alpha=self.channels in (2, 4),
+            alpha=self.has_alpha,
             metadata=self.metadata,
             bands=len(self.bands),
             masked=self.masked,
@@ -99,7 +104,7 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
         # After decoding: what was decoded, and the Picture, which is the same array if nothing is to be rearranged.
         bands = len(stored.bands)
         decoded = array_bytes(width * height, stored.channels + bands, stored.dtype)
-        picture = array_bytes(width * height, (4 if stored.channels in (2, 4) else 3) + bands, stored.dtype)
+        picture = array_bytes(width * height, 3 + stored.has_alpha + bands, stored.dtype)
         if stored.valid:
             picture += width * height
         rearranged = stored.channels + bands != 3 or stored.orientation != 1
@@ -112,7 +117,7 @@ def header(path: str | PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Header
             dtype=stored.dtype,
             metadata=stored.metadata,
             bands=stored.bands,
-            gaps=bool(stored.valid) or stored.channels in (2, 4),
+            gaps=bool(stored.valid) or stored.has_alpha,
             masked=bool(stored.valid) and stored.nodata is None,
             read_bytes=WORKSPACE_BYTES + max(stored.decode_bytes, decoded + picture if rearranged else 0),
             rows_bytes=WORKSPACE_BYTES + stored.rows_bytes if stored.rows and stored.orientation == 1 else None,
@@ -238,7 +243,7 @@ def _whole(path: str | PathLike[str], stored: Stored) -> Picture:
     return _picture(
         stored,
         pixels,
-        np.ascontiguousarray(samples[..., _colours(stored)]) if stored.channels in (2, 4) else None,
+        np.ascontiguousarray(samples[..., _colours(stored)]) if stored.has_alpha else None,
         np.ascontiguousarray(samples[..., stored.channels :]) if stored.bands else None,
         None if valid is None else np.ascontiguousarray(upright(valid[..., None], stored.orientation)[..., 0]),
     )
@@ -250,7 +255,7 @@ def _in_rows(path: str | PathLike[str], stored: Stored, empty: Empty) -> Picture
     assert stored.orientation == 1
     size = stored.height, stored.width
     pixels = empty((*size, 3), stored.dtype)
-    alpha = empty(size, stored.dtype) if stored.channels in (2, 4) else None
+    alpha = empty(size, stored.dtype) if stored.has_alpha else None
     bands = empty((*size, len(stored.bands)), stored.dtype) if stored.bands else None
     valid = empty(size, bool) if stored.valid else None
     for rows, decoded in stored.rows():

@@ -3,13 +3,10 @@
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import famkern
@@ -17,31 +14,7 @@ from famkern import images
 from famkern.batch import Options, Skip, dehaze_files, plan_jobs
 from famkern.models import Student
 
-
-@pytest.fixture(scope="module")
-def dehazer():
-    torch.manual_seed(0)
-    return famkern.Dehazer(Student(16, 1, 1))
-
-
-def picture(path, size=(13, 9), seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def run(inputs, output, dehazer, recursive=False, **options):
-    """The outcomes, as words."""
-    options = Options(**options)
-    jobs = plan_jobs(inputs, output, recursive=recursive, options=options)
-    outcomes = list(dehaze_files(jobs, dehazer, options))
-    assert [outcome.job for outcome in outcomes] == jobs
-    return ["done" if o.done else o.skipped or o.problem for o in outcomes]
-
-
-def names(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+from .files import names, picture, run
 
 
 def test_a_file_to_a_file(tmp_path, dehazer):
@@ -378,145 +351,6 @@ def test_odd_names_are_one_line_and_the_others_are_done(tmp_path, dehazer):
 def test_an_empty_name_is_wrong_usage(inputs, output):
     with pytest.raises(ValueError, match="an empty name"):
         plan_jobs(inputs, output)
-
-
-def out_of_memory(monkeypatch, dehazer, times):
-    """As often as said."""
-    call, left = type(dehazer).stream, [times]
-
-    def fail(self, image, result, **options):
-        if left[0] == 0:
-            return call(self, image, result, **options)
-        left[0] -= 1
-        return torch.empty(10**15)
-
-    monkeypatch.setattr(type(dehazer), "stream", fail)
-
-
-def test_running_out_of_memory_is_one_line_and_the_others_are_done(tmp_path, dehazer, monkeypatch):
-    jobs = plan_jobs([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
-    out_of_memory(monkeypatch, dehazer, 2)
-    first, second = dehaze_files(jobs, dehazer)
-    assert first.problem.startswith(f"{jobs[0].source}: ")
-    assert "\n" not in first.problem
-    assert second.done
-
-
-def test_a_picture_that_ran_out_of_memory_is_done_with_less(tmp_path, dehazer, monkeypatch, caplog):
-    source = picture(tmp_path / "a.png", (64, 300))
-    expected = dehazer(np.asarray(Image.open(source)))
-    out_of_memory(monkeypatch, dehazer, 1)
-    assert run([source], tmp_path / "out", dehazer) == ["done"]
-    assert f"{source}: memory did not suffice" in caplog.text
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), expected)
-
-
-class TestOverlap:
-    """The picture before is written, and the one after read, while one is dehazed."""
-
-    COUNT = 3
-
-    def run(self, tmp_path, dehazer, monkeypatch, read, write, call, memory=None):
-        """With these in place of reading, writing and dehazing; the pictures are as if done one by one."""
-        originals = images.read, images.write, type(dehazer).stream
-        monkeypatch.setattr(images, "read", lambda *a, **k: read(lambda: originals[0](*a, **k)))
-        monkeypatch.setattr(images, "write", lambda *a, **k: write(lambda: originals[1](*a, **k)))
-        monkeypatch.setattr(type(dehazer), "stream", lambda *a, **k: call(lambda: originals[2](*a, **k)))
-        sources = [picture(tmp_path / f"{index}.png", seed=index) for index in range(self.COUNT)]
-        assert run(sources, tmp_path / "out", dehazer, memory=memory) == ["done"] * self.COUNT
-        monkeypatch.undo()
-        for index, source in enumerate(sources):
-            result = np.asarray(Image.open(tmp_path / f"out/{index}.png"))
-            assert np.array_equal(result, dehazer(np.asarray(Image.open(source))))
-
-    @pytest.mark.parametrize("memory", [None, "4GiB"])
-    def test_codecs_work_beside_the_network(self, tmp_path, dehazer, monkeypatch, memory):
-        """The second and third are not read before the one before them is being dehazed; nor written, the other way."""
-        begun = [threading.Event() for _ in range(self.COUNT)]
-        met, counts = [], {"read": 0, "write": 0, "call": 0}
-
-        def counted(what):
-            counts[what] += 1
-            return counts[what] - 1
-
-        def read(function):
-            number = counted("read")
-            met.append(number == 0 or begun[number - 1].wait(20))
-            return function()
-
-        def write(function):
-            number = counted("write")
-            met.append(number + 1 == self.COUNT or begun[number + 1].wait(20))
-            return function()
-
-        def call(function):
-            begun[counted("call")].set()
-            return function()
-
-        self.run(tmp_path, dehazer, monkeypatch, read, write, call, memory)
-        assert met == [True] * 2 * self.COUNT
-
-    def test_a_bound_that_leaves_no_room_keeps_them_apart(self, tmp_path, dehazer, monkeypatch):
-        events = []
-
-        def noted(name):
-            def around(function):
-                events.append(f"{name} begins")
-                result = function()
-                events.append(f"{name} ends")
-                return result
-
-            return around
-
-        self.run(tmp_path, dehazer, monkeypatch, noted("read"), noted("write"), noted("dehaze"), "64MiB")
-        steps = [f"{step} {what}" for step in ("read", "dehaze", "write") for what in ("begins", "ends")]
-        assert events == steps * self.COUNT
-
-
-def test_a_file_that_does_not_answer_is_one_line_and_the_others_are_done(tmp_path, dehazer, monkeypatch):
-    sources = [picture(tmp_path / f"{name}.png") for name in "abc"]
-    answer, read = threading.Event(), images.read
-
-    def slow(path, **options):
-        if path == sources[1]:
-            answer.wait(60)
-        return read(path, **options)
-
-    monkeypatch.setattr(images, "read", slow)
-    outcomes = run(sources, tmp_path / "out", dehazer, timeout=0.5)
-    answer.set()
-    assert outcomes == ["done", f"{sources[1]}: reading it takes longer than 0.5 s; check the disk", "done"]
-
-
-def test_a_run_that_is_broken_off_finishes_what_it_writes(tmp_path, dehazer, monkeypatch):
-    write = images.write
-    monkeypatch.setattr(images, "write", lambda *a, **k: (time.sleep(0.3), write(*a, **k)))
-    sources = [picture(tmp_path / f"{name}.png") for name in "abc"]
-    call, calls = type(dehazer).stream, []
-
-    def interrupted(self, image, result, **options):
-        calls.append(image)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return call(self, image, result, **options)
-
-    monkeypatch.setattr(type(dehazer), "stream", interrupted)
-    outcomes = dehaze_files(plan_jobs(sources, tmp_path / "out"), dehazer)
-    assert next(outcomes).done
-    with pytest.raises(KeyboardInterrupt):
-        next(outcomes)
-    assert names(tmp_path / "out") == ["a.png"]
-    assert Image.open(tmp_path / "out/a.png").size == (13, 9)
-
-
-def test_what_a_picture_took(tmp_path, dehazer):
-    jobs = plan_jobs([picture(tmp_path / "a.png"), tmp_path / "none.png"], tmp_path / "out")
-    done, failed = dehaze_files(jobs, dehazer)
-    assert (done.measured.width, done.measured.height) == (13, 9)
-    assert set(done.measured.seconds) == {"read", "dehaze", "write"}
-    assert all(seconds > 0 for seconds in done.measured.seconds.values())
-    assert done.measured.peak_bytes > 2**24
-    assert failed.measured is None
 
 
 @pytest.mark.parametrize(("compare", "scale"), [(False, 1), (True, 1), (False, 2), (True, 8)])
