@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import threading
@@ -259,6 +260,16 @@ class Dehazer:
             engine.run_transmission(plan, source, result, out, self.strength, device, valid)
             checks.look()
         return out  # type: ignore[no-any-return]
+
+    def identity(self) -> str:
+        """A number, as text, of what decides a result: weights, strength, precision, window, scale, kind of device."""
+        digest = hashlib.sha256()
+        device, dtype = self._default_device(), self.dtype
+        digest.update(repr([self.strength, dtype, self.window, self.scale, self.scale_side, device.type]).encode())
+        for name, tensor in sorted(self._tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def scale_of(self, height: int, width: int) -> int:
         """The scale at which a picture of this size is dehazed."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 # Positions, channels and maps' rows of a program's tile. Products need 16 at least.
 POSITIONS = 64
-CHANNELS = 16
+TILE_CHANNELS = 16
 ROWS = 16
 L1_POSITIONS, L1_ROWS = 32, 64  # what an _l1_gradient program owns of the gradient
 
@@ -173,18 +173,18 @@ def _spread(
     POOL: tl.constexpr,
     SPAN: tl.constexpr,
     COMBINE: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    TILE_CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Program (block of positions, block of channels, image)."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    c = tl.program_id(1) * TILE_CHANNELS + tl.arange(0, TILE_CHANNELS)
     image = tl.program_id(2).to(tl.int64)
     first = maps + image * height * positions
-    inside = (c < channels)[:, None] & (n < positions)[None, :]  # [CHANNELS, BLOCK]
+    inside = (c < channels)[:, None] & (n < positions)[None, :]  # [TILE_CHANNELS, BLOCK]
     if COMBINE:
-        values = tl.zeros((CHANNELS, BLOCK), maps.dtype.element_ty)
+        values = tl.zeros((TILE_CHANNELS, BLOCK), maps.dtype.element_ty)
         for at in range(0, height, ROWS):
             k = at + tl.arange(0, ROWS)
             weight_at = coefficients + (image * channels + c[:, None]) * height + k[None, :]
@@ -209,7 +209,7 @@ def _spread(
         + column[None, None, :] * g_column
     )
     mask = inside[:, :, None] & (column < POOL)[None, None, :]
-    window = tl.broadcast_to(values[:, :, None], (CHANNELS, BLOCK, SPAN))
+    window = tl.broadcast_to(values[:, :, None], (TILE_CHANNELS, BLOCK, SPAN))
     for row in range(POOL):
         tl.store(out + row * g_row, window, mask)
 
@@ -360,7 +360,7 @@ def affinity_spread(maps: Tensor, coefficients: Tensor | None, like: Tensor, poo
     span = triton.next_power_of_2(pool)
     block = max(16, 256 // span)
     with _on(maps):
-        _spread[(triton.cdiv(N, block), triton.cdiv(C, CHANNELS), B)](
+        _spread[(triton.cdiv(N, block), triton.cdiv(C, TILE_CHANNELS), B)](
             maps,
             maps if coefficients is None else coefficients.contiguous(),
             gradient,
@@ -372,7 +372,7 @@ def affinity_spread(maps: Tensor, coefficients: Tensor | None, like: Tensor, poo
             POOL=pool,
             SPAN=span,
             COMBINE=coefficients is not None,
-            CHANNELS=CHANNELS,
+            TILE_CHANNELS=TILE_CHANNELS,
             ROWS=ROWS,
             BLOCK=block,
             num_stages=1,

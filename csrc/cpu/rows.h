@@ -43,7 +43,7 @@ struct Ahead {
         if (count < kMost) rows[count++] = static_cast<const char*>(address);
     }
 
-    void spread(int64_t row_bytes, int64_t calls) {
+    void plan(int64_t row_bytes, int64_t calls) {
         bytes = row_bytes;
         step = round_up(count * bytes / most(calls, 1), 64) + 64;
     }

@@ -21,6 +21,7 @@ from .results import FAMKERN, Entry, Memory, Results, Row, Size
 
 GATE = (1, 3, 131, 257)  # an odd picture, on which results are compared with float64 before anything is timed
 ERROR, ERROR_16_BIT = 1e-4, 1e-2  # that a result may have at most, of values in [0, 1]
+LONG = 3.0  # seconds, of a run that does not notice what ran before it
 
 Progress = Callable[[str], None]
 
@@ -36,7 +37,8 @@ class Plan:
     models   each with every engine
     scales   of famkern, 1 among them
     sizes    (height, width) of pictures, from small to large
-    rounds   in which all take turns, at each size
+    rounds   in which all take turns, at each size: at least 3, at most this many
+    seconds  for the rounds of one size, about, by the times at the size before
     limit    seconds: an engine that would take longer for one picture, by its time at the size before, is left out
     memory   (height, width) at which memory is measured, each in a process of its own
     threads  None for PyTorch's setting
@@ -47,7 +49,8 @@ class Plan:
     scales: Sequence[int] = (1, 2, 3, 6)
     sizes: Sequence[Size] = ((256, 256), (512, 512), (1080, 1920), (2160, 3840))
     rounds: int = 9
-    limit: float = 120.0
+    seconds: float = 180.0
+    limit: float = 60.0
     memory: Sequence[Size] = ((512, 512), (1080, 1920), (2160, 3840))
     threads: int | None = None
 
@@ -72,11 +75,16 @@ def interleaved(runs: Sequence[Run], image: Tensor, rounds: int) -> list[list[fl
     taken: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for index, run in enumerate(runs):
-            run(image)  # what the one before it left in the caches and in idle threads is not this one's time
-            start = time.perf_counter()
-            run(image)
-            taken[index].append(time.perf_counter() - start)
+            seconds = _timed(run, image)
+            # What the one before it left in the caches and in idle threads is not this one's time, where that is short.
+            taken[index].append(seconds if seconds > LONG else _timed(run, image))
     return taken
+
+
+def _timed(run: Run, image: Tensor) -> float:
+    start = time.perf_counter()
+    run(image)
+    return time.perf_counter() - start
 
 
 def run(plan: Plan, progress: Progress = lambda line: None) -> Results:
@@ -167,8 +175,10 @@ def _measure_times(plan: Plan, model: str, threads: int, results: Results, progr
             if entry.scale == 1:
                 _check(entry, result, exact)
             runs[entry] = function
-        progress(f"{model}, {width} x {height}: {plan.rounds} rounds of {len(runs)}")
-        for entry, seconds in zip(runs, interleaved(list(runs.values()), image, plan.rounds), strict=True):
+        a_round = 2 * sum(last.get(entry, 0.0) for entry in runs) * height * width
+        rounds = plan.rounds if a_round * plan.rounds <= plan.seconds else max(3, int(plan.seconds / a_round))
+        progress(f"{model}, {width} x {height}: {rounds} rounds of {len(runs)}")
+        for entry, seconds in zip(runs, interleaved(list(runs.values()), image, rounds), strict=True):
             row = Row(entry, height, width, tuple(seconds))
             last[entry] = row.median / (height * width)
             results.rows.append(row)

@@ -42,6 +42,7 @@ class Averages:
         elif before.shape != mean.shape:
             raise ValueError("the averages are those of a film of another size; begin with none")
         else:  # difference, product and sum one by one: the same bits however PyTorch splits them
+            before = before.to(mean.device)
             self.after[name] = before + (mean - before) * self._weight
         return self.after[name]
 

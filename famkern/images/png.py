@@ -23,8 +23,8 @@ from .picture import Depth, Metadata, Samples, Stored, array_bytes, fault
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_SIDE = 1_000_000  # libpng's own limit
 
-# IHDR's colour type to channels; palettes are expanded.
-CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# IHDR's colour type to samples of a pixel; palettes are expanded.
+SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 # Copied as they are from PNG to PNG: what they say holds for the processed pixels too.
 COPIED = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt"}
@@ -57,13 +57,13 @@ def inspect(file: BinaryIO) -> Stored:
                 found.take(name, contents)
             except (ValueError, struct.error, IndexError, zlib.error) as error:
                 damage.append(f"{name.decode('latin-1')} chunk ({error})")
-    if depth not in (1, 2, 4, 8, 16) or colour not in CHANNELS or not (width and height):
+    if depth not in (1, 2, 4, 8, 16) or colour not in SAMPLES or not (width and height):
         raise fault(file.name, "damaged PNG header; get another copy of the file")
     if found.frames > 1:
         raise fault(file.name, "animated PNGs are not supported; save one frame as a PNG of its own")
     if max(width, height) > MAX_SIDE:
         raise fault(file.name, f"PNGs wider or higher than {MAX_SIDE:,} are not supported; convert it to TIFF")
-    channels = CHANNELS[colour] + (transparent and colour in (0, 2, 3))
+    channels = SAMPLES[colour] + (transparent and colour in (0, 2, 3))
     dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
     directories = exif.parse_block(found.exif)
     return Stored(
@@ -78,7 +78,7 @@ def inspect(file: BinaryIO) -> Stored:
         ),
         lossless=True,
         decode=lambda: imagecodecs.png_decode(_pixels_only(file, size)),
-        least_bytes=size - packed + width * height * CHANNELS[colour] * depth // (8 * MAX_RATIO),
+        least_bytes=size - packed + width * height * SAMPLES[colour] * depth // (8 * MAX_RATIO),
         decode_bytes=size + array_bytes(width * height, channels, dtype),
         damage=tuple(damage),
     )

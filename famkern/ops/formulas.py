@@ -42,7 +42,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x[..., None, :] * weight).sum(-1) + bias
 
 
-def spread(gate: Tensor, cell: int, first_row: int, rows: int, width: int) -> Tensor:
+def interpolate(gate: Tensor, cell: int, first_row: int, rows: int, width: int) -> Tensor:
     """Weights of channels for every pixel of a band, from those at the corners of cells: linear between them.
 
     Args:
@@ -68,7 +68,7 @@ def _between(corners: Tensor, side: int, first: int, count: int, cell: int) -> T
 
 
 def finish_block(x: Tensor, z: Tensor, gate: Tensor, *pixel_weights: Tensor) -> Tensor:
-    """The end of a block, possible once the mean of its z is known: channel gate (see `spread`), pixel gate, skip."""
+    """The end of a block, possible once the mean of its z is known: channel gate (see `interpolate`), pixel gate, skip."""
     return pixel_attention(z * gate, *pixel_weights) + x
 
 

@@ -43,7 +43,7 @@ def stage(
             (B, top + rows + bottom, W, C). One of twice as many pixels a side has rows 2 first_row ... of its own level, up
             to 2 (first_row + top + rows + bottom) or where it ends; one of half as many has rows first_row // 2 ... up to
             half of that, rounded up.
-        gate: (B, Y, X, gates) weights of channels at the corners of cells, see `formulas.spread`; or None.
+        gate: (B, Y, X, gates) weights of channels at the corners of cells, see `formulas.interpolate`; or None.
         weights: their dtype is the precision of the arithmetic, float32 or float64, and that of pictures.
         outputs: (B, rows, W, C), of the maps' dtype; they must not overlap what is read. Pictures are RGB in [0, 1].
         sums: (B, rows, cells, C) float64, see `formulas.row_sums`; of values before they are rounded to the maps' dtype.
@@ -72,7 +72,7 @@ def reference(
     top, bottom, cell, first_row = place
     rows, width = top + outputs[0].shape[1] + bottom, outputs[0].shape[2]
     if gate is not None:
-        gate = formulas.spread(gate, cell, first_row, rows, width)
+        gate = formulas.interpolate(gate, cell, first_row, rows, width)
     row = KINDS[kind]
     results = row.reference([m.to(weights[0].dtype) for m in maps], gate, weights, first_row)
     results = tuple(formulas.crop(result, top, bottom) for result in results)

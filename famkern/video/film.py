@@ -1,24 +1,30 @@
 """dehaze_film(): a file in, a file out.
 
 decode ──queue──> dehaze ──queue──> encode        each in a thread of its own; the packets of other streams go along
+
+After every SEGMENT frames a SegmentEnd follows, at which the encoder ends what it has, and the segment is kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import images
+from torch import Tensor
+
+from .. import __version__, images
 from ..dehazer import Dehazer
 from .frames import WEIGHT, FrameDehazer
 from .reading import Frame, Header, opened, read, read_header
+from .segments import SEGMENT, Segments
 from .writing import writer
 
 logger = logging.getLogger("famkern")
@@ -31,6 +37,14 @@ FRAMES_HELD = 2 * AHEAD + 6
 # Frames that decoder and encoder keep, for reference, to look ahead and in each of their threads, in the format of the
 # film: as large as in memory for 4:4:4, else less. Measured with x264 on two cores: 30 of the size in memory.
 CODEC_FRAMES, CODEC_FRAMES_A_CORE = 32, 3
+
+
+@dataclass(frozen=True)
+class SegmentEnd:
+    """After the last frame of a segment: its number, and the averages then."""
+
+    index: int
+    state: dict[str, Tensor]
 
 
 def film_bytes(header: Header) -> int:
@@ -72,22 +86,65 @@ def dehaze_film(
     header = read_header(source, max_pixels=max_pixels)
     if header.interlaced:
         logger.warning(f"{source}: is interlaced; the result has the same lines, but does not say so")
-    dehaze, done = FrameDehazer(dehazer, weight), 0
+    segments = Segments(Path(target), _key(header, dehazer, codec, crf, weight))
+    first = segments.count  # that is not finished
+    of_the_film: list[images.ImageError] = []
+    if first:
+        logger.info(f"{target}: goes on after frame {first * SEGMENT} of an earlier run")
 
     def cleared(items: Iterable[Any]) -> Generator[Any]:
-        for item in items:
-            yield replace(item, pixels=dehaze(item.pixels)) if isinstance(item, Frame) else item
+        dehaze, count = FrameDehazer(dehazer, weight, segments.state()), 0
+        try:
+            for item in items:
+                if not isinstance(item, Frame):
+                    yield item
+                    continue
+                yield item if item.pixels is None else replace(item, pixels=dehaze(item.pixels))
+                count += 1
+                if count % SEGMENT == 0:
+                    yield SegmentEnd(count // SEGMENT - 1, dehaze.state)
+        except images.ImageError as error:
+            of_the_film.append(error)
+            raise
 
-    with opened(source) as container, writer(Path(target), header, container, codec=codec, crf=crf) as film:
-        frames = ahead(read(header, container), AHEAD)
-        with closing(frames), closing(ahead(cleared(frames), AHEAD)) as clear:
-            for item in clear:
-                film.write(item)
-                if progress and isinstance(item, Frame):
-                    done += 1
-                    progress(min(done / max(header.frames, done + 1), 1.0))
+    try:
+        with (
+            closing(segments),
+            opened(source) as container,
+            writer(Path(target), header, container, codec=codec, crf=crf) as film,
+        ):
+            frames, done = ahead(read(header, container, passed=first * SEGMENT), AHEAD), 0
+            with closing(frames), closing(ahead(cleared(frames), AHEAD)) as clear:
+                for item in clear:
+                    if isinstance(item, SegmentEnd):
+                        if item.index >= first:
+                            segments.add(film.end_segment())
+                            segments.finish(item.state)
+                        film.write(segments.packets(item.index))
+                    elif not isinstance(item, Frame):
+                        film.copy(item)
+                    else:
+                        if item.pixels is not None:
+                            segments.add(film.encode(item))
+                        done += 1
+                        if progress:
+                            progress(min(done / max(header.frames, done + 1), 1.0))
+            segments.add(film.end_segment())
+            film.write(segments.packets(segments.finish(None)))
+    except images.ImageError as error:
+        if error in of_the_film:  # which would fail again
+            segments.remove()
+        raise
+    segments.remove()
     if progress:
         progress(1.0)
+
+
+def _key(header: Header, dehazer: Dehazer, codec: str | None, crf: int | None, weight: float) -> str:
+    """Of all that decides the bytes of the film."""
+    status = os.stat(header.path)
+    what = [header, status.st_size, status.st_mtime_ns, dehazer.identity(), codec, crf, weight, SEGMENT, __version__]
+    return hashlib.sha256(repr(what).encode()).hexdigest()
 
 
 def ahead(items: Generator[T], count: int) -> Generator[T]:

@@ -82,9 +82,11 @@ class Header:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame in memory: pixels (H, W, 3), uint8 or uint16, RGB of full range; when and for how long it is shown."""
+    """A frame: pixels (H, W, 3), uint8 or uint16, RGB of full range, None if they are not wanted; when and for how long
+    it is shown.
+    """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     pts: int
     duration: int
 
@@ -186,8 +188,11 @@ def _decoded(container: Any, stream: Any, path: object) -> Iterator[tuple[Any, A
         logger.warning(f"{path}: {lost} damaged frames are left out; those before them are shown for longer")
 
 
-def read(header: Header, container: Any) -> Generator[Any]:
+def read(header: Header, container: Any, *, passed: int = 0) -> Generator[Any]:
     """The frames of an open film, as `Frame`, and the packets of its other streams, in the order of the file.
+
+    Args:
+        passed: so many frames at its beginning come without their pixels.
 
     Raises:
         ImageError: for frames of another size.
@@ -196,7 +201,7 @@ def read(header: Header, container: Any) -> Generator[Any]:
     stream = container.streams[header.video]
     convert, flags = av.video.reformatter.VideoReformatter(), exact(av)
     step = max(1, round(1 / (header.rate * stream.time_base)))
-    before = None
+    before, count = None, 0
     for packet, frame in _decoded(container, stream, header.path):
         if frame is None:
             yield packet
@@ -207,7 +212,10 @@ def read(header: Header, container: Any) -> Generator[Any]:
         pts = frame.pts if frame.pts is not None else 0 if before is None else before + step
         if before is not None and pts <= before:  # no encoder takes a film that goes back in time
             pts = before + 1
-        before = pts
+        before, count = pts, count + 1
+        if count <= passed:
+            yield Frame(None, pts, frame.duration or step)
+            continue
         pixels = convert.reformat(
             frame,
             format=header.rgb,

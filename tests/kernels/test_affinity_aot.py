@@ -31,7 +31,12 @@ def launches(element: str, maps: str) -> dict[str, tuple[object, dict, int]]:
 
     def spread(pool: int, combine: bool) -> dict:
         pointers = {"maps": maps, "coefficients": "*fp64", "gradient": element}
-        sizes = {"POOL": pool, "SPAN": up(pool), "BLOCK": max(16, 256 // up(pool)), "CHANNELS": affinity.CHANNELS}
+        sizes = {
+            "POOL": pool,
+            "SPAN": up(pool),
+            "BLOCK": max(16, 256 // up(pool)),
+            "TILE_CHANNELS": affinity.TILE_CHANNELS,
+        }
         return pointers | sizes | {"COMBINE": combine, "ROWS": affinity.ROWS}
 
     def up(pool: int) -> int:

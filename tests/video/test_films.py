@@ -205,6 +205,85 @@ def test_an_interrupt_ends_the_threads_and_leaves_nothing(dehazer, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+class Counting(Dehazer):
+    """Counts the frames that it is given."""
+
+    frames = 0
+
+    def frame(self, *given, **options):
+        self.frames += 1
+        return super().frame(*given, **options)
+
+
+def stopped_after(count):
+    """A progress function by which a run ends, as by a signal, when so many frames are encoded."""
+    calls = iter(range(1, count + 1))
+
+    def progress(_fraction):
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "given"),
+    [
+        ("b.mp4", "h264", {"pts": [0, 1000, 2500, 2700, 6000, 6001, 6002, 9000, 19000, 19001, 29000, 39000],
+                          "audio": True}),
+        ("b.mkv", "hevc", {"pixels": "yuv420p10le"}),
+        ("b.webm", "vp9", {"codec": "libvpx-vp9"}),
+        ("b.mkv", "av1", {"size": (64, 80)}),
+        ("b.mov", "mpeg4", {}),
+    ],
+)  # fmt: skip
+def test_a_film_goes_on_where_it_was_stopped(tmp_path, monkeypatch, name, codec, given):
+    monkeypatch.setattr("famkern.video.film.SEGMENT", 4)
+    torch.manual_seed(0)
+    dehazer = Counting(Student(16, 2, 1))
+    source, target, whole = clip(tmp_path / f"a{name[1:]}", **given), tmp_path / name, tmp_path / f"whole-{name}"
+    video.dehaze_film(source, whole, dehazer, codec=codec)
+    assert dehazer.frames == 12
+    assert told(whole)["times"] == told(source)["times"]
+    for count in (5, 6, 12):
+        with pytest.raises(KeyboardInterrupt):
+            video.dehaze_film(source, target, dehazer, codec=codec, progress=stopped_after(count))
+        assert not target.exists()
+    dehazer.frames = 0
+    video.dehaze_film(source, target, dehazer, codec=codec)
+    assert dehazer.frames == 4
+    assert target.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, name, whole.name}
+
+
+def test_what_another_run_left_is_not_used(dehazer, tmp_path, monkeypatch):
+    monkeypatch.setattr("famkern.video.film.SEGMENT", 4)
+    source, target, whole = clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", tmp_path / "whole.mp4"
+    torch.manual_seed(1)
+    for other, options in ((dehazer, {"crf": 40}), (dehazer, {"weight": 1.0}), (Dehazer(Student(16, 2, 1)), {})):
+        with pytest.raises(KeyboardInterrupt):
+            video.dehaze_film(source, target, other, progress=stopped_after(9), **options)
+        assert {path.suffix for path in (tmp_path / ".b.mp4.segments").iterdir()} == {".packets", ".safetensors"}
+    for path in (target, whole):
+        video.dehaze_film(source, path, dehazer)
+    assert target.read_bytes() == whole.read_bytes()
+
+
+def test_a_film_that_is_bad_in_the_middle_leaves_nothing(dehazer, tmp_path, monkeypatch):
+    monkeypatch.setattr("famkern.video.film.SEGMENT", 4)
+    source, frames = clip(tmp_path / "a.mp4"), iter(range(20))
+
+    def size(frame):
+        if next(frames) == 9:
+            raise images.ImageError("a.mp4: has frames of other sizes")
+        return frame
+
+    monkeypatch.setattr("famkern.video.reading.Frame", lambda *values: size(video.Frame(*values)))
+    with pytest.raises(images.ImageError, match="other sizes"):
+        video.dehaze_film(source, tmp_path / "b.mp4", dehazer)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 def test_an_error_in_a_thread_comes_where_its_item_would():
     def items():
         yield 1

@@ -197,7 +197,7 @@ class Runner {
         ahead = Ahead();
         for (int64_t in = y; in < y + kTileSide; ++in)
             for (int64_t m = 0; m < call.map_count && inside(in); ++m) ahead.add(input(m, in, source_first_column));
-        ahead.spread((source_end_column - source_first_column) * C * sizeof(T),
+        ahead.plan((source_end_column - source_first_column) * C * sizeof(T),
                      (end_tile_of(1) - first_tile_of(1)) / kGroup * 6 * n);
     }
 

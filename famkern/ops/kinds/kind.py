@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 # (maps, gate, weights, first_row) -> outputs, each on all rows that the maps have, halo included. Maps are in the precision
-# of the weights; the gate, a tensor or None, is spread over the pixels, see formulas.spread.
+# of the weights; the gate, a tensor or None, is interpolated between the corners of cells, see formulas.interpolate.
 Reference = Callable[[Sequence[Tensor], Any, Sequence[Tensor], int], tuple[Tensor, ...]]
 
 
