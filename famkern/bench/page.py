@@ -24,6 +24,8 @@ def page(results: Results, picture: str | None = None) -> str:
     ]
     if picture:
         lines += [f"![Time and memory against megapixels, PSNR against time]({picture})", ""]
+    for model in dict.fromkeys(row.entry.model for row in results.rows):
+        lines += _summary(results, model)
     for group in results.groups():
         exact = group[0]
         lines += [
@@ -50,3 +52,26 @@ def page(results: Results, picture: str | None = None) -> str:
             lines.append(f"- {left.entry.model}{where}, {left.entry.label}: {left.reason}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _summary(results: Results, model: str) -> list[str]:
+    """Of one network: seconds at each size, and how many times those of famkern at scale 1 they are."""
+    groups = [group for group in results.groups() if group[0].entry.model == model]
+    sizes = [f"{group[0].width} x {group[0].height}" for group in groups]
+    lines = [f"## {model}", "", f"| | {' | '.join(sizes)} | PSNR |", "|---" * (len(sizes) + 2) + "|"]
+    for entry in dict.fromkeys(row.entry for group in groups for row in group):
+        cells, psnr = [], None
+        for group in groups:
+            row = next((row for row in group if row.entry == entry), None)
+            if row is None:
+                cells.append("")
+                continue
+            ratio = "" if row is group[0] else f", {row.median / group[0].median:.2g}x"
+            cells.append(f"{_seconds(row.median)}{ratio}")
+            psnr = psnr_of(row)
+        lines.append(f"| {entry.label} | {' | '.join(cells)} | {f'{psnr:.2f} dB' if psnr else ''} |")
+    return [*lines, ""]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -157,45 +157,78 @@ def plot(results: Results, path: str | PathLike[str]) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(16, 5), layout="constrained")
+    figure = Figure(figsize=(16, 6), layout="constrained")
     times, memory, quality = figure.subplots(1, 3)
-    _plot_growth(times, [(_name(r.entry), r.height * r.width / 1e6, r.median) for r in results.rows])
+    looks = _Looks([row.entry for row in results.rows])
+    _plot_growth(times, [(r.entry, r.height * r.width / 1e6, r.median) for r in results.rows], looks)
     times.set(xlabel="megapixels", ylabel="seconds", title="Time of a picture")
-    _plot_growth(memory, [(_name(m.entry), m.height * m.width / 1e6, m.bytes / 2**30) for m in results.memory])
+    _plot_growth(memory, [(m.entry, m.height * m.width / 1e6, m.bytes / 2**30) for m in results.memory], looks)
     memory.set(xlabel="megapixels", ylabel="GiB above start-up", title="Memory")
     _plot_quality(quality, results)
+    figure.legend(handles=looks.handles(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.suptitle(f"famkern on {results.machine['processor']}, {results.machine['threads']} threads", fontsize=10)
     with images.replacing(path) as file:
         figure.savefig(file, format="png", dpi=130)
 
 
-def _name(entry: Entry) -> str:
-    """The network alone where famkern runs it at scale 1 in float32."""
-    return entry.model if entry == Entry(entry.model) else f"{entry.model}, {entry.label}"
+class _Looks:
+    """Of lines: a colour for each engine, scale and precision, a style for each network; famkern's are thick."""
+
+    styles = ("-", "--", ":", "-.")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.labels = list(dict.fromkeys(entry.label for entry in entries))
+        self.models = list(dict.fromkeys(entry.model for entry in entries))
+
+    def of(self, entry: Entry) -> dict[str, Any]:
+        """What Axes.plot takes."""
+        return {**self._label(entry.label), "linestyle": self._style(entry.model)}
+
+    def handles(self) -> list[Any]:
+        """What a legend takes."""
+        from matplotlib.lines import Line2D
+
+        models = [Line2D([], [], color="black", linestyle=self._style(each), label=each) for each in self.models]
+        return models + [Line2D([], [], **self._label(each), label=each) for each in self.labels]
+
+    def _label(self, label: str) -> dict[str, Any]:
+        ours = label.startswith(FAMKERN)
+        return {
+            "color": f"C{self.labels.index(label) % 10}",
+            "linewidth": 1.8 if ours else 0.9,
+            "marker": "o" if ours else "x",
+            "markersize": 4,
+        }
+
+    def _style(self, model: str) -> str:
+        return self.styles[self.models.index(model) % len(self.styles)]
 
 
-def _plot_growth(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
-    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for name, x, y in points:
-        series[name].append((x, y))
-    for name, line in series.items():
-        style = {"linestyle": "-", "marker": "o"} if "," not in name else {"linestyle": "--", "marker": "."}
-        axes.plot(*zip(*line, strict=True), label=name, linewidth=1.2, markersize=4, **style)
+def _plot_growth(axes: Any, points: Sequence[tuple[Entry, float, float]], looks: _Looks) -> None:
+    lines: dict[Entry, list[tuple[float, float]]] = defaultdict(list)
+    for entry, x, y in points:
+        lines[entry].append((x, y))
+    for entry, line in lines.items():
+        axes.plot(*zip(*line, strict=True), **looks.of(entry))
     axes.set(xscale="log", yscale="log")
+    megapixels = sorted({x for _, x, _ in points})
+    axes.set_xticks(megapixels, [f"{x:.2g}" for x in megapixels])
+    axes.set_xticks([], minor=True)
     axes.grid(True, which="both", alpha=0.25)
-    if series:
-        axes.legend(fontsize=6)
 
 
 def _plot_quality(axes: Any, results: Results) -> None:
     """At the largest size that every entry of famkern was measured at; cited ones hollow, where channels_last would be."""
     ours = [row for row in results.rows if row.entry.engine == FAMKERN and row.entry.dtype == "float32"]
     largest = max((row.height * row.width for row in ours), default=0)
-    for row in ours:
-        psnr = psnr_of(row)
-        if row.height * row.width == largest and psnr is not None:
-            axes.plot(row.median, psnr, "o", color="tab:blue")
-            axes.annotate(_name(row.entry), (row.median, psnr), fontsize=6, xytext=(4, 3), textcoords="offset points")
+    for number, model in enumerate(dict.fromkeys(row.entry.model for row in ours)):
+        known = [(row, psnr_of(row)) for row in ours if row.entry.model == model and row.height * row.width == largest]
+        points = sorted((row.median, psnr, row.entry.scale) for row, psnr in known if psnr is not None)
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", color=f"C{number}", label=model)
+        for x, y, scale in points:
+            axes.annotate(
+                f"scale {scale}", (x, y), fontsize=7, xytext=(0, -11 + 16 * number), textcoords="offset points"
+            )
     eager = [
         (row, MULTIPLY_ADDS[row.entry.model])
         for row in results.rows
@@ -206,10 +239,12 @@ def _plot_quality(axes: Any, results: Results) -> None:
         for name, (psnr, multiply_adds) in CITED.items():
             seconds = each * multiply_adds * largest
             axes.plot(seconds, psnr, "o", markerfacecolor="none", color="tab:gray")
-            axes.annotate(name, (seconds, psnr), fontsize=6, xytext=(4, 3), textcoords="offset points")
+            axes.annotate(name, (seconds, psnr), fontsize=7, xytext=(4, 3), textcoords="offset points")
     axes.set(xscale="log", xlabel="seconds", ylabel="PSNR in dB, SOTS-indoor")
     axes.set_title(
         f"PSNR and time of {largest / 1e6:.1f} megapixels\nhollow: cited, time by multiply-adds in PyTorch", fontsize=8
     )
     axes.margins(x=0.15)
+    if ours:
+        axes.legend(fontsize=8, loc="upper left")
     axes.grid(True, which="both", alpha=0.25)

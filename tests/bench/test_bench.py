@@ -76,6 +76,21 @@ def test_the_page_has_every_row(results):
     assert f"| u-indoor | 20 x 16 | famkern | {results.memory[0].bytes / 2**20:.0f} |" in text
 
 
+def test_the_page_begins_with_seconds_and_ratios_of_each_network():
+    entries = [(bench.Entry("u-indoor"), (0.05, 2.0)), (bench.Entry("u-indoor", scale=2), (0.02, 0.5))]
+    entries.append((bench.Entry("u-indoor", "PyTorch"), (0.4,)))
+    rows = [bench.Row(entry, 10, 20 * (i + 1), (s,)) for entry, each in entries for i, s in enumerate(each)]
+    results = bench.Results({"processor": "P", "threads": 2, "famkern": "1", "torch": "2", "kernels": "k"}, rows)
+    assert """## u-indoor
+
+| | 20 x 10 | 40 x 10 | PSNR |
+|---|---|---|---|
+| famkern | 50 ms | 2.0 s | 26.24 dB |
+| famkern, scale 2 | 20 ms, 0.4x | 500 ms, 0.25x | 25.73 dB |
+| PyTorch | 400 ms, 8x |  |  |
+""" in bench.page(results)
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch):
     class Wrong(measuring.Pipeline):
         def forward(self, image):
