@@ -200,7 +200,7 @@ class _Looks:
             "markersize": 4,
         }
 
-    def _style(self, model: str) -> str:
+    def _style(self, model: str) -> Any:
         return self.styles[self.models.index(model) % len(self.styles)]
 
 
