@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 COMMAND = [sys.executable, "-m", "famkern", "dehaze", "in", "-o"]
-OPTIONS = ["--scale", "3", "--memory", "48MiB", "--quiet"]
+OPTIONS = ["--scale", "6", "--memory", "96MiB", "--quiet"]
 FORMATS = ("jpg", "png", "tif", "webp")
-GIANT, FRAME, FRAMES = (3000, 2500), (360, 640), 300
+GIANT, FRAME, FRAMES = (5000, 4000), (360, 640), 300
 
 
 def main() -> None:
