@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format docs fuzz bench bench-check native instructions cross emulate sanitize kill gpu-check gpu-train build wheel clean help
+.PHONY: demo test lint format docs fuzz bench bench-check native instructions cross emulate sanitize kill soak gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -26,6 +26,7 @@ help:
 	@echo "make gpu-train  on a machine with a GPU: train the U-shaped student from one packed file of data"
 	@echo "make fuzz     read and write a hundred thousand mutated picture files"
 	@echo "make kill     kill a batch at random moments, twenty times, and see what is left"
+	@echo "make soak     two hours of a web page and of films, with an eye on memory; fewer: make soak MINUTES=10"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make bench-check BASE=REF  compare this tree's speed with that of another commit"
 	@echo "make wheel    the source distribution and the wheel, in dist"
@@ -63,6 +64,10 @@ fuzz: build
 
 kill: build
 	$(BIN)/python tests/batch/kill.py
+
+soak: MINUTES := 120
+soak: build
+	$(BIN)/python -m tests.serve.soak --minutes $(MINUTES)
 
 bench: build
 	$(BIN)/python -m pip install -q -e '.[bench]'
