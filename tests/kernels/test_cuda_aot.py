@@ -20,7 +20,7 @@ REGISTERS = dict.fromkeys(KINDS, 168) | {"group": 255}
 
 AFFINITY = {"maps_kernel": 80, "gram_kernel": 80, "spread_kernel": 80}  # three blocks of 256 threads
 # FAMKERN_ALL_KERNELS=1 compiles for every GPU, which takes minutes.
-GPUS = ["sm_80", "sm_86", "sm_89", "sm_90a"] if os.environ.get("FAMKERN_ALL_KERNELS") == "1" else ["sm_80", "sm_90a"]
+GPUS = ["sm_80", "sm_86", "sm_89", "sm_90a"] if os.environ.get("FAMKERN_ALL_KERNELS") == "1" else ["sm_90a"]
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 
