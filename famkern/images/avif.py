@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
 from PIL import AvifImagePlugin
 
-from . import colour, exif, pillow
+from . import cicp, colour, exif, pillow
 from .picture import Depth, Metadata, Samples, Stored, array_bytes, content, fault
 
 MAX_SIDE = 65535
@@ -30,6 +31,13 @@ def inspect(file: BinaryIO) -> Stored:
     channels = 4 if alpha else 3
     exif_blob = exif.unmarked(header.info.get("exif"))
     directories = exif.parse_block(exif_blob)
+    icc: bytes | None = header.info.get("icc_profile")
+    damage: tuple[str, ...] = ()
+    if not icc:
+        try:
+            icc = _named_profile(data)
+        except ValueError as error:
+            damage = (str(error),)
 
     def decode() -> Samples:
         samples = imagecodecs.avif_decode(content(file))
@@ -46,13 +54,12 @@ def inspect(file: BinaryIO) -> Stored:
         channels=channels,
         dtype=dtype,
         orientation=exif.orientation(directories),
-        metadata=Metadata(
-            exif_blob, header.info.get("icc_profile"), header.info.get("xmp"), dpi=exif.resolution(directories)
-        ),
+        metadata=Metadata(exif_blob, icc, header.info.get("xmp"), dpi=exif.resolution(directories)),
         lossless=False,
         decode=decode,
         # libavif holds planes and the pixels; beside these the file, once here and once in Pillow.
         decode_bytes=2 * size + 3 * array_bytes(width * height, 4, dtype),
+        damage=damage,
     )
 
 
@@ -61,6 +68,12 @@ def _bits(data: bytes) -> int:
     at = data.find(b"av1C")
     flags = data[at + 6] if 0 <= at < len(data) - 6 else 0  # high_bitdepth is the bit of 64, twelve_bit that of 32
     return 8 if not flags & 64 else 12 if flags & 32 else 10
+
+
+def _named_profile(data: bytes) -> bytes | None:
+    """The profile of the colour space that a file without a profile names; an error for HDR."""
+    at = data.find(b"colrnclx") + 8
+    return cicp.profile(*struct.unpack_from(">HH", data, at)) if 8 <= at <= len(data) - 4 else None
 
 
 def encode(file: BinaryIO, samples: Samples, metadata: Metadata, *, quality: int) -> None:
