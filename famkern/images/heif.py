@@ -52,6 +52,7 @@ def inspect(file: BinaryIO) -> Stored:
         metadata=Metadata(exif_blob, icc, info.get("xmp"), dpi=exif.resolution(exif.parse_block(exif_blob))),
         lossless=False,
         decode=decode,
+        # Measured on noise by benchmarks/codec_memory.py, of 8 bits and 10: 11 and 27 bytes a pixel; this makes 19 and 35.
         decode_bytes=2 * size + 4 * array_bytes(width * height, 4, dtype),
         damage=damage,
     )
