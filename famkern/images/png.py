@@ -17,7 +17,7 @@ from typing import BinaryIO
 import imagecodecs
 import numpy as np
 
-from . import exif
+from . import cicp, exif
 from .picture import Depth, Metadata, Samples, Stored, array_bytes, fault
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -74,7 +74,12 @@ def inspect(file: BinaryIO) -> Stored:
         dtype=dtype,
         orientation=exif.orientation(directories),
         metadata=Metadata(
-            found.exif, found.icc, found.xmp, dpi=found.dpi, comment=found.comment, chunks=tuple(found.copied)
+            found.exif,
+            found.named or found.icc,
+            found.xmp,
+            dpi=found.dpi,
+            comment=found.comment,
+            chunks=tuple(found.copied),
         ),
         lossless=True,
         decode=lambda: imagecodecs.png_decode(_pixels_only(file, size)),
@@ -91,6 +96,7 @@ class _Metadata:
         self.frames = 1
         self.exif: bytes | None = None
         self.icc: bytes | None = None
+        self.named: bytes | None = None  # the profile of the colours that cICP names, which goes before iCCP
         self.xmp: bytes | None = None
         self.dpi: tuple[float, float] | None = None
         self.comment: bytes | None = None
@@ -115,6 +121,8 @@ class _Metadata:
             elif contents.startswith(b"Comment\0") and name == b"iTXt":
                 self.comment = _international_text(contents)
             self.copied.append((name, contents))
+            if name == b"cICP":
+                self.named = cicp.profile(contents[0], contents[1])
 
 
 def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, bytes, bool]]:

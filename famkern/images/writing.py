@@ -145,7 +145,9 @@ def write_bytes(width: int, height: int, channels: int, dtype: Depth, format: st
     target = _depth(dtype, format)
     written = {1: 3, 2: 4}.get(channels, channels) if format not in HOLD_GREY else channels
     written += bands
-    samples = 0 if channels + bands == 3 and dtype == target else array_bytes(pixels, written, target)
+    samples = 0
+    if channels + bands != 3 or dtype != target:  # made anew, some at a time in double precision
+        samples = array_bytes(pixels, written, target) + 8 * min(3 * pixels, colour.BAND_SAMPLES)
     return WORKSPACE_BYTES + samples + CODECS[format].encode_bytes(pixels, written, target)
 
 

@@ -7,8 +7,10 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import imagecodecs
+import jxl_files
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
@@ -58,12 +60,32 @@ def tiff(image: np.ndarray, **settings) -> bytes:
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+ADOBE = bytes(imagecodecs.cms_profile("adobergb"))
+WIDE = {"color_primaries": 12, "transfer_characteristics": 13, "matrix_coefficients": 6}
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def exif(orientation: int, order: str = "<") -> bytes:
     mark = b"II" if order == "<" else b"MM"
     return mark + struct.pack(order + "HIH", 42, 8, 1) + struct.pack(order + "HHIHHI", 274, 3, 1, orientation, 0, 0)
+
+
+def dng(mosaic: np.ndarray, matrix: tuple[float, ...] = (1, 0, 0, 0, 1, 0, 0, 0, 1)) -> bytes:
+    """(H, W) uint16 of a camera with a Bayer pattern; `matrix` takes XYZ to its colours."""
+    tags = [
+        (271, 2, 0, "Camera & Co", True),
+        (33421, 3, 2, (2, 2), True),  # CFARepeatPatternDim
+        (33422, 1, 4, (0, 1, 1, 2), True),  # CFAPattern
+        (50706, 1, 4, (1, 4, 0, 0), True),  # DNGVersion
+        (50708, 2, 0, "Camera", True),
+        (50717, 4, 1, 65535, True),  # WhiteLevel
+        (50721, 10, 9, tuple(part for value in matrix for part in (round(1e4 * value), 10_000)), True),  # ColorMatrix1
+        (50728, 5, 3, (1, 1, 1, 1, 1, 1), True),  # AsShotNeutral
+        (50778, 3, 1, 21, True),  # D65
+    ]
+    file = io.BytesIO()
+    tifffile.imwrite(file, mosaic, photometric="cfa", extratags=tags, metadata=None)
+    return file.getvalue()
 
 
 def _jpegs() -> Iterator[tuple[str, bytes]]:
@@ -167,5 +189,21 @@ def _others() -> Iterator[tuple[str, bytes]]:
     yield "alpha.avif", encoded(samples(4), "AVIF")
     yield "8.jxl", imagecodecs.jpegxl_encode(samples())
     yield "16-boxes.jxl", imagecodecs.jpegxl_encode(samples(4, U16), lossless=True, usecontainer=True)
+    yield "profile.jxl", jxl_files.encode(samples(), ADOBE)
+    yield "lossy-wide.jxl", jxl_files.encode(samples(3, U16), (jxl_files.BT2100, jxl_files.SRGB), lossless=False)
+    yield "wide.avif", imagecodecs.avif_encode(samples(), primaries=12, transfer=13)
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        for name, settings in (
+            ("phone.heic", {}),
+            ("phone-profile.heic", {"icc_profile": ADOBE}),
+            ("phone-wide.HIF", WIDE),
+        ):
+            file = io.BytesIO()
+            pillow_heif.from_pillow(Image.fromarray(samples())).save(file, quality=90, **settings)
+            yield name, file.getvalue()
+    if find_spec("rawpy"):
+        yield "raw.dng", dng(samples(1, U16))
     yield "jpeg-inside.png", encoded(samples(), "JPEG")  # the content counts
     yield "tiff-inside.jpg", tiff(samples())

@@ -12,7 +12,7 @@ from famkern.images import header, write
 from famkern.images.picture import WORKSPACE_BYTES
 
 # Pixels enough for one array too many not to go unnoticed; fewer where coding takes seconds.
-LARGE, MIDDLE, SMALL = (2003, 3001), (1601, 2503), (1201, 1607)
+LARGE, MIDDLE, SMALL, TINY = (2003, 3001), (1601, 2503), (1201, 1607), (701, 907)
 
 # Source, size, depth, channels, and the formats that it is written to.
 CASES = [
@@ -23,6 +23,7 @@ CASES = [
     ("tiff", MIDDLE, "float32", 1, ["TIFF"]),
     ("bmp", LARGE, "uint8", 3, ["TIFF"]),
     ("webp", SMALL, "uint8", 4, ["WEBP"]),
+    ("avif", TINY, "uint8", 3, ["AVIF"]),
 ]
 
 VARIATION = 2 * 2**20  # bytes: peaks of the same step differ by so much from run to run
@@ -30,7 +31,7 @@ VARIATION = 2 * 2**20  # bytes: peaks of the same step differ by so much from ru
 # Runs in a process of its own, where the kernel's high-water mark of resident memory is set back before each call.
 # Noise is the worst case for all that depends on the content.
 PROGRAM = """
-    import json, sys
+    import ctypes, gc, json, sys
     import numpy as np
     from PIL import Image
     import famkern.images as images
@@ -40,6 +41,10 @@ PROGRAM = """
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
     def peak_of(call):
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc: what was freed is not to be used again unseen
+        if trim:
+            trim(0)
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
         before = status("VmRSS")

@@ -2,15 +2,19 @@
 
 import dataclasses
 import io
+import sys
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from famkern import images
 from famkern.images import ImageError, Metadata, header, read, write
+
+sys.path.insert(0, str(Path(__file__).parent))
+from corpus import dng
 
 U8, U16, F32 = np.uint8, np.uint16, np.float32
 
@@ -149,22 +153,6 @@ class TestHeif:
                 read(tmp_path / "b.heic")
 
 
-def dng(path, mosaic):
-    """A DNG as a camera with a Bayer pattern writes it."""
-    tags = [
-        (33421, 3, 2, (2, 2), True),  # CFARepeatPatternDim
-        (33422, 1, 4, (0, 1, 1, 2), True),  # CFAPattern
-        (50706, 1, 4, (1, 4, 0, 0), True),  # DNGVersion
-        (50708, 2, 0, "Camera", True),
-        (50717, 4, 1, 65535, True),  # WhiteLevel
-        (50721, 10, 9, (1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1), True),  # ColorMatrix1
-        (50728, 5, 3, (1, 1, 1, 1, 1, 1), True),  # AsShotNeutral
-        (50778, 3, 1, 21, True),
-        (271, 2, 0, "Camera & Co", True),
-    ]
-    tifffile.imwrite(path, mosaic, photometric="cfa", extratags=tags, metadata=None)
-
-
 class TestRaw:
     @pytest.fixture(autouse=True)
     def installed(self):
@@ -172,7 +160,7 @@ class TestRaw:
 
     def test_a_dng(self, tmp_path, exif_values):
         y, x = np.mgrid[:64, :96]
-        dng(tmp_path / "a.dng", (20_000 + 300 * x + 100 * y).astype(U16))
+        (tmp_path / "a.dng").write_bytes(dng((20_000 + 300 * x + 100 * y).astype(U16)))
         found, picture = header(tmp_path / "a.dng"), read(tmp_path / "a.dng")
         assert (found.format, found.dtype, found.channels) == ("RAW", U16, 3)
         assert picture.pixels.shape == (found.height, found.width, 3)
