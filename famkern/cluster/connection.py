@@ -7,6 +7,7 @@ import copy
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from .worker import Worker
 
 STARTS = 3  # for each worker that there is to be, so many may fail to start
 PATIENCE = 60.0  # seconds without a worker after which a line says what is waited for
+KNOCK = 10.0  # seconds that a cluster has to answer
 DYING = 10.0  # seconds that a process may take to end
 OBJECTS = 100 * 2**20  # bytes of Ray's store of objects on this machine: only weights and outcomes go through it
 
@@ -63,6 +65,8 @@ def connected(address: str | None = None) -> Iterator[Cluster]:
 def _connect(address: str) -> None:
     if "://" in address:
         raise ValueError(f"address is HOST:PORT or auto, not {address!r}; run the command on a machine of the cluster")
+    if ":" in address:
+        _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECTS} if address == "local" else {}
     before = signal.getsignal(signal.SIGTERM)
@@ -73,6 +77,16 @@ def _connect(address: str) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own ends the process before anything is cleaned up
+
+
+def _knock(address: str) -> None:
+    """Raise ValueError where nobody listens, which Ray itself would try for many minutes, with a line every few seconds."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"no Ray cluster at {address} ({reason}); see `ray status` on its first machine") from error
 
 
 class Cluster:

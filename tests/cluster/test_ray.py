@@ -15,7 +15,7 @@ from ..batch.files import names, picture
 
 ray = pytest.importorskip("ray", reason="pip install 'famkern[ray]'")
 
-from famkern.cluster import ClusterError, connection  # noqa: E402
+from famkern.cluster import ClusterError, connection, work  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,8 +82,9 @@ def test_files_report_and_exit_code_are_those_of_one_machine(tmp_path, monkeypat
     assert len(files) == 7 + 6 + 1
 
 
-def test_workers_die_and_every_file_has_its_outcome(tmp_path):
+def test_workers_die_and_every_file_has_its_outcome(tmp_path, monkeypatch):
     """One is killed once, in the middle of a picture; those who get another one die always."""
+    monkeypatch.setattr(work, "ATTEMPTS", 2)  # each takes seconds
     flag = str(tmp_path / "died")
 
     class Mortal(famkern.Dehazer):  # in a function, so that it is sent by value
@@ -105,7 +106,7 @@ def test_workers_die_and_every_file_has_its_outcome(tmp_path):
     assert os.path.exists(flag)
     failed = [outcome for outcome in outcomes if outcome.problem]
     assert [outcome.problem for outcome in failed] == [
-        f"{tmp_path}/in/09.png: 3 workers died with it (its process died); if memory was short, bound it by --memory"
+        f"{tmp_path}/in/09.png: 2 workers died with it (its process died); if memory was short, bound it by --memory"
     ]
     assert sum(outcome.done for outcome in outcomes) == 15
     (tmp_path / "in/09.png").unlink()
@@ -146,6 +147,14 @@ def test_what_is_there_needs_no_worker(tmp_path, monkeypatch):
     assert outcome.skipped
 
 
-def test_an_address_without_a_cluster_is_one_line():
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port", "127.0.0.1:99999"])
+def test_where_nobody_listens_is_no_cluster(address):
+    with pytest.raises(
+        ValueError, match=rf"^no Ray cluster at {address} \(.+\); see `ray status` on its first machine$"
+    ):
+        connection._connect(address)
+
+
+def test_the_address_of_a_client_is_refused():
     with pytest.raises(ValueError, match=r"^address is HOST:PORT or auto, not 'ray://here:10001'; "):
         connection._connect("ray://here:10001")
