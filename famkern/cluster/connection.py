@@ -77,6 +77,8 @@ def _connect(address: str) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own ends the process before anything is cleaned up
+    # Ray prints a paragraph on standard output, where a report may go, for each worker that dies, and has no option for it.
+    ray._private.worker._worker_logs_enabled = False
 
 
 def _knock(address: str) -> None:
@@ -256,6 +258,8 @@ class _Run:
         if not hand.ready:
             self._refusals += 1
             self._log(f"a worker does not start: {reason}")
+        elif hand.left:
+            logger.warning(f"a worker is lost ({reason}); its files are done again: {len(hand.left)}")
         self._hands.remove(hand)
         self._let_go(hand)
         yield from self._work.returned(hand.left, alone=hand.given == 1, reason=reason)

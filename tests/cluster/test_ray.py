@@ -1,5 +1,6 @@
 """A Ray of two workers on this machine."""
 
+import functools
 import json
 import os
 import signal
@@ -21,15 +22,9 @@ from famkern.cluster import ClusterError, connection, work  # noqa: E402
 @pytest.fixture(scope="module", autouse=True)
 def two_cpus():
     """One Ray for all tests of this file: it takes seconds to start."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=connection.OBJECTS,
-        log_to_driver=False,
-        logging_level="error",
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", functools.partial(ray.init, num_cpus=2))
+        connection._connect("local")
     yield
     ray.shutdown()
 
@@ -82,7 +77,7 @@ def test_files_report_and_exit_code_are_those_of_one_machine(tmp_path, monkeypat
     assert len(files) == 7 + 6 + 1
 
 
-def test_workers_die_and_every_file_has_its_outcome(tmp_path, monkeypatch):
+def test_workers_die_and_every_file_has_its_outcome(tmp_path, monkeypatch, caplog, capfd):
     """One is killed once, in the middle of a picture; those who get another one die always."""
     monkeypatch.setattr(work, "ATTEMPTS", 2)  # each takes seconds
     flag = str(tmp_path / "died")
@@ -113,6 +108,8 @@ def test_workers_die_and_every_file_has_its_outcome(tmp_path, monkeypatch):
     jobs = plan_jobs([tmp_path / "in"], tmp_path / "expected")
     assert all(outcome.done for outcome in dehaze_files(jobs, famkern.Dehazer(network, threads=1)))
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+    assert caplog.messages.count("a worker is lost (its process died); its files are done again: 1") >= 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_interrupt_is_one_line(tmp_path, monkeypatch, command):
