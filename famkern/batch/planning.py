@@ -65,7 +65,7 @@ def plan_jobs(
             another format than the options say. Also for URLs.
     """
     options = options or Options()
-    for name in map(os.fspath, (*inputs, output)):
+    for name in [os.fspath(path) for path in (*inputs, output)]:
         if name == "":
             raise ValueError("an empty name is neither an input nor an output")
         if URL.match(name):

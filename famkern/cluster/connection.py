@@ -211,7 +211,7 @@ class _Run:
             self._hire()
 
     def _hire(self) -> None:
-        actor = self._actor.remote(*self._arguments)
+        actor: Any = self._actor.remote(*self._arguments)
         self._hands.append(_Hand(actor, actor.introduce.remote(self._seen)))
 
     def _give(self, hand: _Hand) -> None:

