@@ -10,8 +10,22 @@ ROOT = Path(__file__).parents[1]
 # room -> rooms that it may import, besides itself
 FLOORS = {
     "__main__": {"cli"},
-    "cli": {"batch", "bench", "dehazer", "export", "models", "images", "ops", "training", "engine", "serve", "video"},
+    "cli": {
+        "batch",
+        "bench",
+        "dehazer",
+        "export",
+        "models",
+        "images",
+        "ops",
+        "training",
+        "engine",
+        "serve",
+        "video",
+        "cluster",
+    },
     "serve": {"batch", "dehazer", "engine", "images", "models", "ops"},
+    "cluster": {"batch", "dehazer", "images"},
     "batch": {"dehazer", "engine", "images", "video"},
     "video": {"dehazer", "images"},
     "bench": {"dehazer", "export", "images", "models", "ops"},

@@ -2,6 +2,6 @@
 
 from .jobs import FORMATS, Job, Measured, Options, Outcome, Skip
 from .planning import plan_jobs
-from .running import dehaze_files
+from .running import Progress, dehaze_files
 
-__all__ = ["FORMATS", "Job", "Measured", "Options", "Outcome", "Skip", "dehaze_files", "plan_jobs"]
+__all__ = ["FORMATS", "Job", "Measured", "Options", "Outcome", "Progress", "Skip", "dehaze_files", "plan_jobs"]

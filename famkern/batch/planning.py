@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import images, video
 from .jobs import FORMATS, Job, Options, Skip, comparison, haze_map
+
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,16 @@ def plan_jobs(
 
     Raises:
         ValueError: if `output` cannot be what these inputs need: one file for many, a folder that is a file, or a file of
-            another format than the options say.
+            another format than the options say. Also for URLs.
     """
     options = options or Options()
-    if any(os.fspath(name) == "" for name in (*inputs, output)):
-        raise ValueError("an empty name is neither an input nor an output")
+    for name in [os.fspath(path) for path in (*inputs, output)]:
+        if name == "":
+            raise ValueError("an empty name is neither an input nor an output")
+        if URL.match(name):
+            raise ValueError(
+                f"{name}: URLs are neither read nor written; mount the store as a folder, or copy the files"
+            )
     out = Path(output)
     found = _once([item for entry in inputs for item in _find(Path(entry), recursive, out, alone=len(inputs) == 1)])
     wanted = [item for item in found if not item.skip]

@@ -37,7 +37,12 @@ NEIGHBOURS = 1 / 4
 
 
 def dehaze_files(
-    jobs: Sequence[Job], dehazer: Dehazer, options: Options | None = None, progress: Progress | None = None
+    jobs: Sequence[Job],
+    dehazer: Dehazer,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    *,
+    tidy: bool = True,
 ) -> Iterator[Outcome]:
     """Dehaze files when their outcomes are asked for; one that fails is reported, the others are done.
 
@@ -46,6 +51,7 @@ def dehaze_files(
         dehazer: does the work; its own memory bound is not used, `options.memory` is.
         options: of the outputs.
         progress: called with a job and its finished fraction, on the caller's thread.
+        tidy: remove from the folders of outputs what earlier runs left when they were killed.
 
     Returns:
         An iterator of an Outcome for each job, in their order. A picture's outcome comes when it is written, and then the
@@ -57,10 +63,24 @@ def dehaze_files(
         ValueError: if the map of transmission is asked for at strength 0, which leaves nothing to estimate it from.
     """
     options = options or Options()
+    return _outcomes(jobs, _Batch(dehazer, options, checked_mask(dehazer, options), progress, tidy))
+
+
+def checked_mask(dehazer: Dehazer, options: Options) -> Mask | None:
+    """The mask, if there is one; raises what `dehaze_files` does."""
     if options.transmission and dehazer.strength == 0:
         raise ValueError("strength is 0: a picture that stays as it is tells nothing of its haze")
-    mask = Mask(options.mask, options.max_pixels) if options.mask is not None else None
-    return _outcomes(jobs, _Batch(dehazer, options, mask, progress))
+    return Mask(options.mask, options.max_pixels) if options.mask is not None else None
+
+
+def foregone(job: Job, options: Options) -> Outcome | None:
+    """The outcome of a job for which nothing is to be done; None where something is."""
+    if job.problem or job.skip:
+        return Outcome(job, skipped=job.skip, problem=job.problem)
+    try:
+        return None if _missing(job, options) else Outcome(job, skipped=Skip.THERE)
+    except OSError as error:
+        return _failed(job, error)
 
 
 @dataclass
@@ -71,14 +91,16 @@ class _Batch:
     options: Options
     mask: Mask | None
     progress: Progress | None
-    tidy: set[Path] = field(default_factory=set)  # folders without what earlier runs left when they were killed
+    tidy: bool
+    ready: set[Path] = field(default_factory=set)  # folders that are there, without what earlier runs left
 
     def prepare(self, missing: Sequence[Path]) -> None:
         """The folders of these outputs."""
-        for folder in {path.parent for path in missing} - self.tidy:
+        for folder in {path.parent for path in missing} - self.ready:
             folder.mkdir(parents=True, exist_ok=True)
-            images.remove_dead(folder)
-            self.tidy.add(folder)
+            if self.tidy:
+                images.remove_dead(folder)
+            self.ready.add(folder)
 
     def reporter(self, job: Job) -> Callable[[float], None] | None:
         """Of the progress of one job."""
@@ -228,13 +250,11 @@ def _share(
 
 def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
     """The outcome, where it is known without work, as that of a film, which is done here; else the picture to do."""
-    if job.problem or job.skip:
-        return Outcome(job, skipped=job.skip, problem=job.problem)
     options, dehazer = batch.options, batch.dehazer
+    if outcome := foregone(job, options):
+        return outcome
     try:
-        missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
-        if not missing:
-            return Outcome(job, skipped=Skip.THERE)
+        missing = _missing(job, options)
         if job.is_film:
             limited = films.checked(job, dehazer, options)
             if not options.dry_run:
@@ -288,6 +308,11 @@ def _keep_time(job: Job, written: Sequence[Path]) -> None:
     status = job.source.stat()
     for path in written:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _missing(job: Job, options: Options) -> list[Path]:
+    """The outputs that are to be written."""
+    return [path for path in job.outputs if options.overwrite or not _is_there(path)]
 
 
 def _is_there(path: Path) -> bool:

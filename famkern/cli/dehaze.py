@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .. import batch, images
+from .. import batch, cluster, images
 from ..dehazer import SCALE, Dehazer
 from . import pipes
+from .engines import HERE, Engine
 from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
 from .pipes import PIPE
 from .report import Report, appended
@@ -73,6 +74,14 @@ def dehaze(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds that reading or writing a picture may take. Default: any.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="local: this machine; ray: the machines of a Ray cluster.")] = HERE,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster: HOST:PORT, or auto. Default: Ray is started on this machine alone."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on the Ray cluster. Default: as many as it has room for.")
+    ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = images.MAX_PIXELS,
 ) -> None:
     """Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.
@@ -104,10 +113,13 @@ def dehaze(
                 crf=crf,
                 timeout=timeout,
             )
+            where = Engine(engine, address, workers)
+            where.check([*inputs, output], device)
             streams = stack.enter_context(pipes.streams(inputs, output, format))
             jobs = batch.plan_jobs(streams.inputs, streams.output, recursive=recursive, options=options)
             at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
             dehazer = Dehazer(model, strength=strength, **at)  # type: ignore[arg-type]
+            dehaze_files = stack.enter_context(where.running())
             if report is not None:
                 told.file = stack.enter_context(appended(report))
             bar = stack.enter_context(progress_bar(len(jobs), hidden=quiet))
@@ -116,7 +128,7 @@ def dehaze(
             def progress(job: batch.Job, fraction: float) -> None:
                 bar.update(task, completed=told.total + fraction, name=escape(images.printable(job.source.name)))
 
-            outcomes = batch.dehaze_files(jobs, dehazer, options, progress)
+            outcomes = dehaze_files(jobs, dehazer, options, progress)
         try:
             for outcome in outcomes:
                 told.add(
@@ -126,6 +138,9 @@ def dehaze(
         except KeyboardInterrupt:
             bar.stop()
             fail(f"interrupted; {told.done} of {len(jobs)} pictures are done and kept", code=130)
+        except cluster.ClusterError as error:
+            bar.stop()
+            fail(f"{error}; {told.done} of {len(jobs)} pictures are done and kept", code=1)
     told.close(output)
     if told.failed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 
 from .colour_space import ColourSpace, colour_space
 from .compare import halves, side_by_side, side_by_side_bytes
-from .files import ADVICE, check_writable, remove_dead, replacing
+from .files import ADVICE, TEMPORARY, check_writable, remove_dead, replacing, temporary
 from .gaps import Gaps, gaps_bytes
 from .haze_map import haze_map, haze_map_bytes
 from .picture import (
@@ -41,6 +41,7 @@ __all__ = [
     "NEEDS",
     "READ_SUFFIXES",
     "SUFFIXES",
+    "TEMPORARY",
     "TILE",
     "UNREAD_SUFFIXES",
     "WORKSPACE_BYTES",
@@ -68,5 +69,6 @@ __all__ = [
     "replacing",
     "side_by_side",
     "side_by_side_bytes",
+    "temporary",
     "write",
 ]

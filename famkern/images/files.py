@@ -24,6 +24,7 @@ except ModuleNotFoundError:  # Windows, where a file that is open cannot be remo
     fcntl = None  # type: ignore[assignment]
 
 ADVICE = "check the folder, its permissions and the disk"
+TEMPORARY = ".famkern-*.part"
 
 
 @contextmanager
@@ -38,16 +39,16 @@ def replacing(path: str | PathLike[str], *, lasting: bool = False) -> Iterator[B
     if os.path.isdir(target):
         raise fault(path, "is a folder; name a file")
     try:
-        file, temporary = _temporary(Path(target).parent)
+        file, made = temporary(Path(target).parent)
         try:
             with file:
                 yield file
                 if lasting:
                     file.flush()
                     os.fsync(file.fileno())
-            os.replace(temporary, target)
+            os.replace(made, target)
         except BaseException:
-            temporary.unlink()
+            made.unlink()
             raise
     except OSError as error:
         raise fault(path, f"cannot be written ({error.strerror or error}); {ADVICE}") from error
@@ -70,7 +71,7 @@ def check_writable(path: str | PathLike[str]) -> None:
 
 def remove_dead(folder: Path) -> None:
     """Remove the temporary files in this folder whose writers are dead."""
-    for path in folder.glob(".famkern-*.part"):
+    for path in folder.glob(TEMPORARY):
         with contextlib.suppress(OSError):  # locked, gone meanwhile, or somebody else's: none is in the way
             if fcntl is None:
                 path.unlink()
@@ -80,10 +81,10 @@ def remove_dead(folder: Path) -> None:
                 path.unlink()
 
 
-def _temporary(folder: Path) -> tuple[BinaryIO, Path]:
-    """A new file that this process has locked."""
+def temporary(folder: Path) -> tuple[BinaryIO, Path]:
+    """A new file that this process has locked, open for reading and writing; OSError if there can be none."""
     while True:
-        path = folder / f".famkern-{secrets.token_hex(8)}.part"
+        path = folder / TEMPORARY.replace("*", secrets.token_hex(8))
         # Mode "x" never opens what is there, and leaves the permissions to the umask, which mkstemp does not.
         file = open(path, "x+b")  # noqa: SIM115
         if fcntl is None:
