@@ -198,7 +198,7 @@ class Runner {
         for (int64_t in = y; in < y + kTileSide; ++in)
             for (int64_t m = 0; m < call.map_count && inside(in); ++m) ahead.add(input(m, in, source_first_column));
         ahead.plan((source_end_column - source_first_column) * C * sizeof(T),
-                     (end_tile_of(1) - first_tile_of(1)) / kGroup * 6 * n);
+                   (end_tile_of(1) - first_tile_of(1)) / kGroup * 6 * n);
     }
 
     // The sum of maps first .. end - 1, each with its channels' weights; these are linear from corner to corner of
