@@ -110,7 +110,7 @@ emulate:
 	done
 
 # In a copy, so that the ordinary build stays as it is, and up to AVX2, from which AVX-512 differs in its registers alone:
-# first without torch, then the operators as Python calls them.
+# first without torch (a part of the cases: CASES=quick), then the operators as Python calls them.
 SANITIZED_ISAS := portable $(if $(filter x86_64,$(shell uname -m)),avx2)
 SANITIZE := -Og -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: build
@@ -119,7 +119,7 @@ sanitize: build
 	rm -f build/sanitize/famkern/*.so
 	cd build/sanitize && FAMKERN_ISAS="$(SANITIZED_ISAS)" CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	    $(abspath $(BIN)/python) setup.py -q build_ext --inplace
-	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) -DFAMKERN_WITHOUT_AVX512 tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native
+	cd build/sanitize && $(CXX) $(SANITIZE) $(NATIVE) -DFAMKERN_WITHOUT_AVX512 tests/native/*.cpp $(KERNELS:%=build/ninja/%.*.o) -o native && ./native $(CASES)
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	    $(abspath $(BIN)/python) -m pytest -q tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_affinity.py tests/ops/test_reduced.py \
