@@ -4,7 +4,7 @@
 
 Two visitors send pictures to one server all the time, each always the same few, and compare what they get with what they
 got the first time; meanwhile this process dehazes one film again and again. Ends with an error if one of the two processes
-has grown by more than GROWTH since the end of the first tenth of the time.
+has grown by more than GROWTH: by the least that it holds in the last fifth of the time and in the second, between pictures.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def soak(server: Running, source: Path, target: Path, seconds: float) -> None:
     for visitor in visitors:
         visitor.start()
     processes = {"serve": psutil.Process(server.process.pid), "film": psutil.Process()}
-    first, films, said = {}, 0, 0.0
+    samples: list[tuple[float, dict[str, tuple[int, int]]]] = []
+    films, said = 0, 0.0
     dehazer, whole = Dehazer(scale=3), b""
     while time.monotonic() < end and not problems:
         video.dehaze_film(source, target, dehazer)
@@ -61,20 +62,22 @@ def soak(server: Running, source: Path, target: Path, seconds: float) -> None:
             problems.append("a film differs from the first one")
         whole, films = target.read_bytes(), films + 1
         now = {name: (process.memory_info().rss, process.num_fds()) for name, process in processes.items()}
-        if not first and time.monotonic() > end - 0.9 * seconds:
-            first = now
+        samples.append((1 - (end - time.monotonic()) / seconds, now))
         if time.monotonic() > said + 60:
             said = time.monotonic()
             text = ", ".join(f"{name} {memory >> 20} MiB, {files} descriptors" for name, (memory, files) in now.items())
             print(f"{films} films, {counts[0]} and {counts[1]} pictures; {text}", flush=True)
     for visitor in visitors:
         visitor.join()
-    for name, (memory, files) in first.items():
-        if now[name][0] > memory + GROWTH:
-            problems.append(f"{name} has grown from {memory >> 20} to {now[name][0] >> 20} MiB")
-        if now[name][1] > files + DESCRIPTORS:
-            problems.append(f"{name} has {now[name][1]} descriptors instead of {files}")
-    if problems or not first or not all(counts):
+    early = [each for part, each in samples if 0.2 <= part < 0.4]
+    late = [each for part, each in samples if part >= 0.8]
+    for name in processes if early and late else ():
+        (memory, files), (memory_now, files_now) = (min(each[name] for each in some) for some in (early, late))
+        if memory_now > memory + GROWTH:
+            problems.append(f"{name} has grown from {memory >> 20} to {memory_now >> 20} MiB")
+        if files_now > files + DESCRIPTORS:
+            problems.append(f"{name} has {files_now} descriptors instead of {files}")
+    if problems or not (early and late and all(counts)):
         sys.exit("; ".join(problems) or "too short: nothing was compared")
     print(f"{films} films, {counts[0]} and {counts[1]} pictures: all as the first time, and nothing has grown")
 
