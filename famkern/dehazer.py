@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import arguments, engine, models, pil, threads
@@ -263,13 +264,10 @@ class Dehazer:
 
     def identity(self) -> str:
         """A number, as text, of what decides a result: weights, strength, precision, window, scale, kind of device."""
-        digest = hashlib.sha256()
-        device, dtype = self._default_device(), self.dtype
-        digest.update(repr([self.strength, dtype, self.window, self.scale, self.scale_side, device.type]).encode())
-        for name, tensor in sorted(self._tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        device = self._default_device().type
+        options = [self.strength, self.dtype, self.window, self.scale, self.scale_side, device]
+        weights = save({name: tensor.contiguous() for name, tensor in self._tensors.items()})
+        return hashlib.sha256(repr(options).encode() + weights).hexdigest()
 
     def scale_of(self, height: int, width: int) -> int:
         """The scale at which a picture of this size is dehazed."""

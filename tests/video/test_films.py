@@ -269,6 +269,16 @@ def test_what_another_run_left_is_not_used(dehazer, tmp_path, monkeypatch):
     assert target.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_a_dehazer_is_known_by_what_decides_its_results(dtype):
+    torch.manual_seed(0)
+    network = Student(16, 2, 1).to(dtype)
+    known = Dehazer(network).identity()
+    assert Dehazer(network, memory="1GiB", threads=1).identity() == known
+    others = [Dehazer(Student(16, 2, 1).to(dtype)), Dehazer(network, strength=0.5), Dehazer(network, scale=2)]
+    assert len({known, *(other.identity() for other in others)}) == 4
+
+
 def test_a_film_that_is_bad_in_the_middle_leaves_nothing(dehazer, tmp_path, monkeypatch):
     monkeypatch.setattr("famkern.video.film.SEGMENT", 4)
     source, frames = clip(tmp_path / "a.mp4"), iter(range(20))
