@@ -75,12 +75,8 @@ def checked_mask(dehazer: Dehazer, options: Options) -> Mask | None:
 
 def foregone(job: Job, options: Options) -> Outcome | None:
     """The outcome of a job for which nothing is to be done; None where something is."""
-    if job.problem or job.skip:
-        return Outcome(job, skipped=job.skip, problem=job.problem)
-    try:
-        return None if _missing(job, options) else Outcome(job, skipped=Skip.THERE)
-    except OSError as error:
-        return _failed(job, error)
+    found = _missing(job, options)
+    return found if isinstance(found, Outcome) else None
 
 
 @dataclass
@@ -251,10 +247,10 @@ def _share(
 def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
     """The outcome, where it is known without work, as that of a film, which is done here; else the picture to do."""
     options, dehazer = batch.options, batch.dehazer
-    if outcome := foregone(job, options):
-        return outcome
+    missing = _missing(job, options)
+    if isinstance(missing, Outcome):
+        return missing
     try:
-        missing = _missing(job, options)
         if job.is_film:
             limited = films.checked(job, dehazer, options)
             if not options.dry_run:
@@ -310,9 +306,15 @@ def _keep_time(job: Job, written: Sequence[Path]) -> None:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _missing(job: Job, options: Options) -> list[Path]:
-    """The outputs that are to be written."""
-    return [path for path in job.outputs if options.overwrite or not _is_there(path)]
+def _missing(job: Job, options: Options) -> list[Path] | Outcome:
+    """The outputs that are to be written; the outcome where there are none."""
+    if job.problem or job.skip:
+        return Outcome(job, skipped=job.skip, problem=job.problem)
+    try:
+        missing = [path for path in job.outputs if options.overwrite or not _is_there(path)]
+    except OSError as error:
+        return _failed(job, error)
+    return missing or Outcome(job, skipped=Skip.THERE)
 
 
 def _is_there(path: Path) -> bool:

@@ -176,7 +176,7 @@ def _measure_times(plan: Plan, model: str, threads: int, results: Results, progr
                 _check(entry, result, exact)
             runs[entry] = function
         a_round = 2 * sum(last.get(entry, 0.0) for entry in runs) * height * width
-        rounds = plan.rounds if a_round * plan.rounds <= plan.seconds else max(3, int(plan.seconds / a_round))
+        rounds = min(plan.rounds, max(3, int(plan.seconds / a_round))) if a_round else plan.rounds
         progress(f"{model}, {width} x {height}: {rounds} rounds of {len(runs)}")
         for entry, seconds in zip(runs, interleaved(list(runs.values()), image, rounds), strict=True):
             row = Row(entry, height, width, tuple(seconds))

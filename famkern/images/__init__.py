@@ -9,7 +9,7 @@ Depth, transparency, colour profile, EXIF and other metadata go along; see `Pict
 
 from .colour_space import ColourSpace, colour_space
 from .compare import halves, side_by_side, side_by_side_bytes
-from .files import ADVICE, TEMPORARY, check_writable, remove_dead, replacing, temporary
+from .files import ADVICE, TEMPORARY, check_writable, remove_dead, replacing, temporary, writing
 from .gaps import Gaps, gaps_bytes
 from .haze_map import haze_map, haze_map_bytes
 from .picture import (
@@ -71,4 +71,5 @@ __all__ = [
     "side_by_side_bytes",
     "temporary",
     "write",
+    "writing",
 ]

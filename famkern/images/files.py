@@ -38,7 +38,7 @@ def replacing(path: str | PathLike[str], *, lasting: bool = False) -> Iterator[B
     target = os.path.realpath(path)  # a link stays a link, to the new file
     if os.path.isdir(target):
         raise fault(path, "is a folder; name a file")
-    try:
+    with writing(path):
         file, made = temporary(Path(target).parent)
         try:
             with file:
@@ -50,6 +50,13 @@ def replacing(path: str | PathLike[str], *, lasting: bool = False) -> Iterator[B
         except BaseException:
             made.unlink()
             raise
+
+
+@contextmanager
+def writing(path: str | PathLike[str]) -> Iterator[None]:
+    """What the system refuses in the block is an ImageError for `path`, with the system's reason."""
+    try:
+        yield
     except OSError as error:
         raise fault(path, f"cannot be written ({error.strerror or error}); {ADVICE}") from error
 

@@ -25,7 +25,7 @@ from ..dehazer import Dehazer
 from .frames import WEIGHT, FrameDehazer
 from .reading import Frame, Header, opened, read, read_header
 from .segments import SEGMENT, Segments
-from .writing import writer
+from .writing import Writer, writer
 
 logger = logging.getLogger("famkern")
 
@@ -116,19 +116,10 @@ def dehaze_film(
             frames, done = ahead(read(header, container, passed=first * SEGMENT), AHEAD), 0
             with closing(frames), closing(ahead(cleared(frames), AHEAD)) as clear:
                 for item in clear:
-                    if isinstance(item, SegmentEnd):
-                        if item.index >= first:
-                            segments.add(film.end_segment())
-                            segments.finish(item.state)
-                        film.write(segments.packets(item.index))
-                    elif not isinstance(item, Frame):
-                        film.copy(item)
-                    else:
-                        if item.pixels is not None:
-                            segments.add(film.encode(item))
+                    _take(item, film, segments)
+                    if progress and isinstance(item, Frame):
                         done += 1
-                        if progress:
-                            progress(min(done / max(header.frames, done + 1), 1.0))
+                        progress(min(done / max(header.frames, done + 1), 1.0))
             segments.add(film.end_segment())
             film.write(segments.packets(segments.finish(None)))
     except images.ImageError as error:
@@ -138,6 +129,19 @@ def dehaze_film(
     segments.remove()
     if progress:
         progress(1.0)
+
+
+def _take(item: Frame | SegmentEnd | Any, film: Writer, segments: Segments) -> None:
+    """Encode, keep or copy what comes next; frames of finished segments have no pixels, and their packets are kept."""
+    if isinstance(item, SegmentEnd):
+        if item.index == segments.count:
+            segments.add(film.end_segment())
+            segments.finish(item.state)
+        film.write(segments.packets(item.index))
+    elif not isinstance(item, Frame):
+        film.copy(item)
+    elif item.pixels is not None:
+        segments.add(film.encode(item))
 
 
 def _key(header: Header, dehazer: Dehazer, codec: str | None, crf: int | None, weight: float) -> str:

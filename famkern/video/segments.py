@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -75,7 +75,7 @@ class Segments:
 
     def add(self, packets: Iterable[Packet]) -> None:
         """Take packets of the segment that is being encoded."""
-        with self._writing():
+        with images.writing(self._target):
             if self._packets is None:
                 self._folder.mkdir(exist_ok=True)
                 self._packets = open(self._folder / "packets.part", "wb")  # noqa: SIM115
@@ -92,7 +92,7 @@ class Segments:
         """
         self.add([])
         assert self._packets is not None
-        with self._writing():
+        with images.writing(self._target):
             self._packets.flush()
             os.fsync(self._packets.fileno())
             self._packets.close()
@@ -139,11 +139,3 @@ class Segments:
 
     def _state_path(self, index: int) -> Path:
         return self._folder / f"{index:05}.safetensors"
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise images.fault(self._target, f"cannot be written ({reason}); {images.ADVICE}") from error
