@@ -1,6 +1,7 @@
 """Many files in, many files out."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,18 @@ def test_what_is_known_before_is_refused_before_anything_is_computed(tmp_path, d
         "check the folder, its permissions and the disk"
     )
     assert not (tmp_path / "new").exists()
+
+
+def test_a_read_only_folder_is_known_beforehand(tmp_path):
+    """Asked by somebody who may not write there, which root may: then without that right."""
+    ordinary = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override"]
+    if ordinary and (not shutil.which(ordinary[0]) or subprocess.run([*ordinary, "true"], check=False).returncode):
+        pytest.skip("needs setpriv (util-linux) and the right to give up rights")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    program = "import sys; from famkern import images; images.check_writable(sys.argv[1])"
+    command = [*ordinary, sys.executable, "-c", program, str(tmp_path / "locked/new/a.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"cannot be written ({tmp_path / 'locked'} is read-only or not yours)" in result.stderr
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, dehazer):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from famkern import images
-from famkern.images import ImageError, Metadata, header, read, write
+from famkern.images import ImageError, Metadata, header, raw, read, write
 
 sys.path.insert(0, str(Path(__file__).parent))
 from corpus import dng
@@ -173,6 +173,38 @@ class TestRaw:
         (tmp_path / f"a{suffix}").write_bytes(b"II*\0" + bytes(999))
         with pytest.raises(ImageError, match=f"a{suffix}: "):
             read(tmp_path / f"a{suffix}")
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        (tmp_path / "a.dng").write_bytes(dng(np.full((64, 96), 20_000, U16)))
+        return tmp_path / "a.dng"
+
+    def test_what_libraw_says_of_a_file_it_cannot_develop_is_in_the_one_line(self, path, capfd):
+        path.write_bytes(path.read_bytes()[:-2000])
+        with pytest.raises(ImageError, match=r"a\.dng: cannot be developed \(LibRawIOError: .*\); get another copy"):
+            read(path)
+        assert capfd.readouterr() == ("", "")
+
+    def test_what_libraw_says_of_a_file_it_develops_is_a_warning(self, path, monkeypatch, caplog, capfd):
+        monkeypatch.setattr(raw, "PROGRAM", "import os; os.write(2, b'Data corrupted at 7\\n'); " + raw.PROGRAM)
+        expected = read(path)
+        assert caplog.messages == [f"{path}: LibRaw says: Data corrupted at 7; look at the result"]
+        monkeypatch.undo()
+        caplog.clear()
+        assert np.array_equal(read(path).pixels, expected.pixels)
+        assert not caplog.messages
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_crash_of_libraw_is_one_line(self, path, monkeypatch):
+        monkeypatch.setattr(raw, "PROGRAM", "import os; os.abort()")
+        with pytest.raises(ImageError, match=r"a\.dng: cannot be developed \(LibRaw ended with code -6\)"):
+            read(path)
+
+    def test_a_picture_of_another_size_is_one_line(self, path, monkeypatch):
+        for count in (100, 10**6):
+            monkeypatch.setattr(raw, "PROGRAM", f"import os; os.write(1, bytes({count}))")
+            with pytest.raises(ImageError, match=r"a\.dng: cannot be developed"):
+                read(path)
 
 
 @pytest.mark.parametrize(
