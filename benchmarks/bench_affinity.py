@@ -24,6 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from famkern.bench.suites import gradient as step
+from famkern.bench.suites import identity, paper
+from famkern.bench.suites import maps as inputs
 from famkern.ops.affinity import feature_affinity_loss, reference
 
 THREADS = 2
@@ -34,30 +37,6 @@ MEMORY_LIMIT = 8 * 2**30  # where the paper's formulation is given up
 
 def ours(teacher: Tensor, student: Tensor) -> Tensor:
     return feature_affinity_loss(teacher, student)
-
-
-def paper(teacher: Tensor, student: Tensor) -> Tensor:
-    T, S = F.avg_pool2d(teacher, 8).flatten(2), F.avg_pool2d(student, 4).flatten(2)
-    return torch.linalg.vector_norm(S.mT @ S - T.mT @ T) / S.shape[2] ** 2
-
-
-def identity(teacher: Tensor, student: Tensor) -> Tensor:
-    T, S = F.avg_pool2d(teacher, 8).flatten(2), F.avg_pool2d(student, 4).flatten(2)
-    D, E = S - T, S + T
-    DD, EE, ED = ((a @ b.mT).double() for a, b in ((D, D), (E, E), (E, D)))
-    square = ((DD * EE).sum() + (ED * ED.mT).sum()) / 2
-    return square.clamp_min(0).sqrt().float() / S.shape[2] ** 2
-
-
-def inputs(H: int, W: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    teacher = torch.rand(1, 3, 2 * H, 2 * W, generator=generator)
-    return teacher, torch.rand(1, 3, H, W, generator=generator).requires_grad_()
-
-
-def step(loss: Callable[[Tensor, Tensor], Tensor], teacher: Tensor, student: Tensor) -> None:
-    student.grad = None
-    loss(teacher, student).backward()
 
 
 def relative_errors(

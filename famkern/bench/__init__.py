@@ -9,13 +9,16 @@ them; figures are medians, with their spread.
 """
 
 from .engines import ENGINES, Missing
-from .measuring import Plan, WrongResultError, interleaved, plan, run
+from .measuring import Plan, interleaved, plan, run
 from .page import page
-from .results import FAMKERN, Entry, Memory, Results, Row, plot
+from .results import FAMKERN, Comparison, Entry, Memory, Results, Row, WrongResultError, plot
+from .suites import SUITES
 
 __all__ = [
     "ENGINES",
     "FAMKERN",
+    "SUITES",
+    "Comparison",
     "Entry",
     "Memory",
     "Missing",

@@ -6,11 +6,13 @@ A picture is (1, 3, H, W), float32 in [0, 1]; what an engine compiles, it compil
 from __future__ import annotations
 
 import importlib
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,29 @@ def _openvino(network: nn.Module, size: Size, threads: int) -> Run:
     return lambda image: torch.from_numpy(compiled(image.numpy())[0].copy())
 
 
+def _ncnn(network: nn.Module, size: Size, threads: int) -> Run:
+    ncnn, pnnx = _package("ncnn"), _package("pnnx")
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+        setattr(net.opt, name, False)
+    with tempfile.TemporaryDirectory() as folder:
+        # Inference mode would trace tensors that cannot be saved.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            torch.jit.trace(network, torch.rand(1, 3, *size), check_trace=False).save(f"{folder}/network.pt")
+        shape = f"inputshape=[1,3,{size[0]},{size[1]}]"
+        subprocess.run([pnnx.EXEC_PATH, "network.pt", shape, "fp16=0"], cwd=folder, check=True, capture_output=True)
+        net.load_param(f"{folder}/network.ncnn.param")
+        net.load_model(f"{folder}/network.ncnn.bin")
+
+    def run(image: Tensor) -> Tensor:
+        extractor = net.create_extractor()
+        extractor.input("in0", ncnn.Mat(image[0].numpy()))
+        return torch.from_numpy(np.array(extractor.extract("out0")[1]))[None]
+
+    return run
+
+
 def _onnx(network: nn.Module, size: Size) -> bytes:
     _package("onnxscript")
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +99,7 @@ def _package(name: str) -> ModuleType:
 ENGINES: dict[str, Callable[[nn.Module, Size, int], Run]] = {
     "OpenVINO": _openvino,
     "ONNX Runtime": _onnx_runtime,
+    "ncnn": _ncnn,
     "torch.compile": _compiled,
     "PyTorch, channels_last": _channels_last,
     "PyTorch": _eager,

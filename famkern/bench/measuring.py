@@ -17,17 +17,15 @@ from .. import models
 from ..dehazer import Dehazer
 from ..export import Pipeline
 from .engines import ENGINES, Missing, Run
-from .results import FAMKERN, Entry, Memory, Results, Row, Size
+from .results import FAMKERN, Comparison, Entry, Memory, Results, Row, Size, WrongResultError
+from .suites import SUITES
 
 GATE = (1, 3, 131, 257)  # an odd picture, on which results are compared with float64 before anything is timed
 ERROR, ERROR_16_BIT = 1e-4, 1e-2  # that a result may have at most, of values in [0, 1]
 LONG = 3.0  # seconds, of a run that does not notice what ran before it
+SHORT = 0.1  # seconds, of a run that is too short to be timed alone
 
 Progress = Callable[[str], None]
-
-
-class WrongResultError(Exception):
-    """A result is not that of the network: it is not timed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Plan:
     seconds  for the rounds of one size, about, by the times at the size before
     limit    seconds: an engine that would take longer for one picture, by its time at the size before, is left out
     memory   (height, width) at which memory is measured, each in a process of its own
+    suites   what else is compared, names out of SUITES
     threads  None for PyTorch's setting
     """
 
@@ -52,6 +51,7 @@ class Plan:
     seconds: float = 180.0
     limit: float = 60.0
     memory: Sequence[Size] = ((512, 512), (1080, 1920), (2160, 3840))
+    suites: Sequence[str] = tuple(SUITES)
     threads: int | None = None
 
 
@@ -62,6 +62,7 @@ QUICK = Plan(
     rounds=3,
     limit=2.0,
     memory=((1080, 1920),),
+    suites=(),
 )
 
 
@@ -108,6 +109,9 @@ def run(plan: Plan, progress: Progress = lambda line: None) -> Results:
                 progress(f"{model}: is it right?")
                 _gate(plan, model, threads)
                 _measure_times(plan, model, threads, results, progress)
+        for name in plan.suites:
+            progress(f"{name}: is it right?")
+            results.comparisons.append(_compare(name, plan, threads, progress))
     finally:
         torch.set_num_threads(before)
     for size in plan.memory if sys.platform == "linux" else ():
@@ -182,6 +186,27 @@ def _measure_times(plan: Plan, model: str, threads: int, results: Results, progr
             row = Row(entry, height, width, tuple(seconds))
             last[entry] = row.median / (height * width)
             results.rows.append(row)
+
+
+def _compare(name: str, plan: Plan, threads: int, progress: Progress) -> Comparison:
+    with SUITES[name](threads) as suite:
+        first = {label: _seconds(run) for label, run in suite.runs.items()}  # memory is got, threads are started
+        rounds = min(plan.rounds, max(3, int(plan.seconds / sum(first.values())))) if first else 0
+        taken: dict[str, list[float]] = {label: [] for label in suite.runs}
+        for turn in range(rounds):
+            progress(f"{suite.title}: round {turn + 1} of {rounds}")
+            for label, run in suite.runs.items():
+                repeats = max(1, int(SHORT / first[label]))
+                taken[label].append(_seconds(run, repeats) / (repeats * suite.units))
+        seconds = {label: tuple(each) for label, each in taken.items()}
+        return Comparison(suite.title, suite.unit, seconds, suite.left_out)
+
+
+def _seconds(run: Callable[[], object], repeats: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return time.perf_counter() - start
 
 
 def _peak(entry: Entry, size: Size, threads: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .results import Results, psnr_of
+from .results import Results, in_words, psnr_of
 
 
 def page(results: Results, picture: str | None = None) -> str:
@@ -39,6 +39,12 @@ def page(results: Results, picture: str | None = None) -> str:
             figures = f"{1e3 * row.median:.0f} ms | {100 * row.spread:.0f} % | {row.median / exact.median:.2f}x | "
             lines.append(f"| {row.entry.label} | {figures}{f'{psnr:.2f} dB' if psnr else ''} |")
         lines.append("")
+    for comparison in results.comparisons:
+        lines += [f"## {comparison.title}", "", f"| | a {comparison.unit} | |", "|---|---|---|"]
+        first = next(iter(comparison.medians.values()), 0.0)
+        for label, median in comparison.medians.items():
+            lines.append(f"| {label} | {in_words(median)} | {median / first:.2g}x |")
+        lines += ["", *(f"Left out: {label}: {reason}." for label, reason in comparison.left_out.items()), ""]
     if results.memory:
         lines += ["## Memory", "", "Peak resident memory of one picture, beyond that of the process before it.", ""]
         lines += ["| network | picture | | MiB |", "|---|---|---|---|"]
@@ -67,11 +73,7 @@ def _summary(results: Results, model: str) -> list[str]:
                 cells.append("")
                 continue
             ratio = "" if row is group[0] else f", {row.median / group[0].median:.2g}x"
-            cells.append(f"{_seconds(row.median)}{ratio}")
+            cells.append(f"{in_words(row.median)}{ratio}")
             psnr = psnr_of(row)
         lines.append(f"| {entry.label} | {' | '.join(cells)} | {f'{psnr:.2f} dB' if psnr else ''} |")
     return [*lines, ""]
-
-
-def _seconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

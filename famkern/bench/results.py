@@ -19,6 +19,11 @@ from .quality import CITED, MEASURED, MULTIPLY_ADDS
 
 FAMKERN = "famkern"
 
+
+class WrongResultError(Exception):
+    """A result is not what it must be: it is not timed."""
+
+
 Size = tuple[int, int]  # height, width
 
 
@@ -79,6 +84,27 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What else famkern does, beside what would do the same.
+
+    title       what the work is
+    unit        what the seconds are of: step, file, frame
+    seconds     of each that took part, in every round; the first is famkern
+    left_out    what did not take part, and why
+    """
+
+    title: str
+    unit: str
+    seconds: dict[str, tuple[float, ...]]
+    left_out: dict[str, str]
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Seconds."""
+        return {label: statistics.median(seconds) for label, seconds in self.seconds.items()}
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """What was not measured (at one size, or at all), and why."""
 
@@ -94,6 +120,7 @@ class Results:
     machine: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
     @classmethod
@@ -127,6 +154,8 @@ class Results:
         data = asdict(self)
         for entry, row in zip(data["rows"], self.rows, strict=True):
             entry |= {"median": row.median, "spread": row.spread}
+        for entry, comparison in zip(data["comparisons"], self.comparisons, strict=True):
+            entry["medians"] = comparison.medians
         return json.dumps(data, indent=1)
 
     def write_json(self, path: str | PathLike[str]) -> None:
@@ -138,6 +167,17 @@ class Results:
 def psnr_of(row: Row) -> float | None:
     """PSNR in dB on the 70 pairs of SOTS-indoor, as the card of these weights states it; None of other engines."""
     return MEASURED.get(row.entry.model, {}).get(row.entry.scale) if row.entry.engine == FAMKERN else None
+
+
+def in_words(seconds: float) -> str:
+    """With a unit that makes it short."""
+    return (
+        f"{1e3 * seconds:.3g} ms"
+        if seconds < 0.01
+        else f"{1e3 * seconds:.0f} ms"
+        if seconds < 1
+        else f"{seconds:.1f} s"
+    )
 
 
 def _processor() -> str:

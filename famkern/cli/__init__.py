@@ -15,7 +15,7 @@ from .. import __version__
 # What the list of commands says of each: the first paragraph of its help. The command itself, in a module of that name,
 # is imported when it is asked for: it needs PyTorch, which takes seconds to import.
 COMMANDS = {
-    "dehaze": "Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.",
+    "dehaze": "Remove haze from pictures (JPEG, PNG, TIFF, HEIF, camera RAW and more) of any size, and from films.",
     "info": "Show versions, devices, the kernels in use and why, and the weights that come with famkern.",
     "evaluate": "Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.",
     "bench": "Measure the speed and memory of famkern on this machine's CPU, beside PyTorch and what else is installed.",

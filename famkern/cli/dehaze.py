@@ -84,10 +84,13 @@ def dehaze(
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = images.MAX_PIXELS,
 ) -> None:
-    """Remove haze from pictures (JPEG, PNG, WebP, TIFF, BMP) of any size, and from films.
+    """Remove haze from pictures of any size, and from films.
 
-    Exit code 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage, 130 after Ctrl-C. Maps that
-    do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set, and so do the pixels of a TIFF.
+    Pictures: JPEG, PNG, WebP, TIFF, BMP and AVIF; read only: JPEG XL, HEIF (HEIC) and camera RAW.
+
+    Exit code: 0 if all went well, 1 if a file failed (the others are done), 2 for wrong usage, 130 after Ctrl-C.
+
+    Maps that do not fit --memory go to a file on disk, in $FAMKERN_SPILL_DIR if that is set, and so do a TIFF's pixels.
     """
     log_to_terminal(quiet=quiet)
     told = Report(quiet=quiet, json=json, dry_run=dry_run, silent=output == PIPE)

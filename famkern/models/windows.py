@@ -62,7 +62,7 @@ def means(x: Tensor, window: int | None) -> Tensor:
     if _is_whole(window, *x.shape[2:]):
         return x.mean(dim=(2, 3), keepdim=True)
     cell = window // WINDOW_CELLS  # type: ignore[operator]
-    return _along(_along(x.mT, cell).mT, cell)
+    return _along(_along(x.transpose(-2, -1), cell).transpose(-2, -1), cell)
 
 
 def interpolate(weights: Tensor, window: int | None, height: int, width: int) -> Tensor:
@@ -71,7 +71,7 @@ def interpolate(weights: Tensor, window: int | None, height: int, width: int) ->
     if _is_whole(window, height, width):
         return weights
     cell = window // WINDOW_CELLS  # type: ignore[operator]
-    return _between(_between(weights, width, cell).mT, height, cell).mT
+    return _between(_between(weights, width, cell).transpose(-2, -1), height, cell).transpose(-2, -1)
 
 
 def _is_whole(window: int | None, height: int, width: int) -> bool:

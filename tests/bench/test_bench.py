@@ -9,12 +9,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from famkern import bench, cli, models
-from famkern.bench import measuring
+from famkern.bench import measuring, suites
 from famkern.bench.quality import CITED, MEASURED
 from famkern.bench.results import Row
 
 TINY = bench.Plan(
-    models=("u-indoor",), engines=("PyTorch",), scales=(1, 2), sizes=((20, 24), (40, 24)), rounds=2, memory=((16, 20),)
+    models=("u-indoor",),
+    engines=("PyTorch",),
+    scales=(1, 2),
+    sizes=((20, 24), (40, 24)),
+    rounds=2,
+    memory=((16, 20),),
+    suites=(),
 )
 CARDS = Path(models.zoo.__file__).parent / "weights"
 
@@ -105,6 +111,49 @@ def test_a_wrong_engine_is_not_timed(monkeypatch):
     monkeypatch.setitem(bench.ENGINES, "PyTorch", lambda network, size, threads: lambda image: network(image) * 0.99)
     with pytest.raises(bench.WrongResultError, match="u-indoor, PyTorch: wrong"):
         bench.run(TINY)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Suites of small inputs, and nothing compiled."""
+    for name, value in {"MAPS": (16, 24), "SIDE": 16, "FILES": 2, "FRAMES": 2, "HD": (48, 64)}.items():
+        monkeypatch.setattr(suites, name, value)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(measuring, "SHORT", 0)
+    return dataclasses.replace(TINY, sizes=(), models=(), memory=(), rounds=3, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "least"),
+    [("affinity", "step", 5), ("training", "step", 5), ("files", "file", 4), ("films", "frame", 4)],
+)
+def test_what_else_is_compared(small, name, unit, least):
+    if name == "films":
+        pytest.importorskip("av", reason="needs PyAV (pip install 'famkern[video]')")
+    results = bench.run(dataclasses.replace(small, suites=(name,)))
+    (comparison,) = results.comparisons
+    assert comparison.unit == unit
+    assert len(comparison.seconds) >= least
+    assert next(iter(comparison.seconds)).startswith("famkern")
+    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in comparison.seconds.values())
+    page = bench.page(results)
+    assert f"## {comparison.title}" in page
+    assert all(f"| {label} | " in page for label in comparison.seconds)
+    assert json.loads(results.to_json())["comparisons"][0]["medians"] == comparison.medians
+
+
+@pytest.mark.parametrize("name", ["affinity", "training"])
+def test_a_wrong_gradient_is_not_timed(small, monkeypatch, name):
+    wrong = lambda teacher, student: 100 * suites.identity(teacher, student)  # noqa: E731
+    monkeypatch.setattr(suites, "feature_affinity_loss", wrong)
+    with pytest.raises(bench.WrongResultError, match="famkern: its gradient is wrong by "):
+        bench.run(dataclasses.replace(small, suites=(name,)))
+
+
+def test_a_wrong_file_is_not_timed(small, monkeypatch):
+    monkeypatch.setitem(bench.ENGINES, "OpenVINO", lambda network, size, threads: lambda image: 1 - image)
+    with pytest.raises(bench.WrongResultError, match=r"Pillow and OpenVINO: \d+\.\d of 255 from famkern"):
+        bench.run(dataclasses.replace(small, suites=("files",)))
 
 
 def test_what_is_missing_or_too_slow_is_named(monkeypatch):
