@@ -87,7 +87,8 @@ class Dehazer:
             what = f"{type(network).__name__}" + ("" if network is model else f" ({model})")
             teacher = ", which enlarges pictures and removes no haze" if isinstance(network, models.Teacher) else ""
             raise TypeError(f"model is a network of the student family, not a {what}{teacher}")
-        ordinary.check(network)
+        if network is model:  # else it was made here, as its family is
+            ordinary.check(network)
         self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(str(model))
         self.window = network.window if window is None else windows.check(window or None, network.levels)
         self.scale_side: int | None = network.scale_side
