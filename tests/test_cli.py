@@ -5,10 +5,12 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from famkern import cli, dehaze, models
+from famkern import cli, dehaze, images, models
 from famkern.cli.info import info
 from famkern.models import Student
 
@@ -430,12 +432,12 @@ def test_evaluate_prints_figures_beside_those_of_the_input(tmp_path):
     for folder, name in (("hazy", "1_1"), ("hazy", "1_2"), ("clear", "1")):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / folder / f"{name}.png")
-    result = famkern("evaluate", tmp_path, "--csv", tmp_path / "figures.csv")
+    result = famkern("evaluate", tmp_path, "--csv", tmp_path / "new/figures.csv")
     assert result.returncode == 0, result.stderr
     assert re.search(r"hazy input +\d+\.\d\d dB +-?\d\.\d{4}", result.stdout)
     assert re.search(r"student, scale 1 +\d+\.\d\d dB +-?\d\.\d{4}", result.stdout)
     assert "2 pairs" in result.stdout
-    assert len((tmp_path / "figures.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "new/figures.csv").read_text().splitlines()) == 3
 
 
 def test_evaluate_takes_the_scale(tmp_path, command):
@@ -464,3 +466,29 @@ def test_evaluate_says_what_a_folder_lacks(tmp_path):
     assert result.returncode == 1
     assert "holds hazy/ and clear/" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_figures_are_shown_even_if_their_file_cannot_be_written(command, tmp_path, picture, monkeypatch):
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics (pip install 'famkern[training]')")
+
+    def full(path, scores):
+        raise images.ImageError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("famkern.training.evaluation.write_csv", full)
+    for folder in ("hazy", "clear"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(picture, tmp_path / folder / "1.png")
+    result = command("evaluate", tmp_path, "--csv", tmp_path / "a.csv")
+    assert result.returncode == 1
+    assert b"1 pairs" in result.stdout
+    assert result.stderr == f"famkern: {tmp_path}/a.csv: cannot be written (No space left on device)\n"
+
+
+def test_what_pillow_warns_of_is_not_shown(command, tmp_path, picture):
+    junk = b"Exif\0\0II*\0\x08\0\0\0" + b"junk" * 9
+    Image.open(picture).save(tmp_path / "a.jpg", exif=junk)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        for source, target in (("a.jpg", "b.avif"), ("b.avif", "c.avif")):
+            assert command("dehaze", tmp_path / source, "-o", tmp_path / target).returncode == 0
+    assert not shown

@@ -85,6 +85,8 @@ def read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
     Raises:
         ImageError: (a ValueError) if they differ in another way, and for a file that cannot be read.
     """
+    if not pair.clear.exists():
+        raise images.ImageError(f"{pair.hazy}: no clear picture of the same id in {pair.clear.parent}")
     hazy, clear = read(pair.hazy), read(pair.clear)  # (3, H, W)
     more = border(pair.hazy, hazy.shape[1:], pair.clear, clear.shape[1:])
     return hazy[:, inside(-more), inside(-more)], clear[:, inside(more), inside(more)]

@@ -23,7 +23,7 @@ from PIL import Image
 from famkern import images
 from famkern.engine import format_bytes, parse_bytes
 
-from .data.layouts import DEPTHS
+from .data.layouts import DEPTHS, pictures
 from .data.store import read
 
 DATE = (1980, 1, 1, 0, 0, 0)  # of every entry: the same content gives the same file
@@ -51,7 +51,7 @@ def pack(folders: list[Path], output: Path, *, quality: int, side: int, step: in
 
 def entries(folder: Path, *, quality: int, side: int, step: int) -> Iterator[tuple[str, bytes]]:
     """Name inside the folder and content of each of its files, in order."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES and path.is_file())
+    files = pictures(folder, recursive=True)
     if not files:
         raise ValueError(f"{folder}: no images in this folder or below it")
     for path in files:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from famkern import images
 from famkern.models.teacher import DSCFSRCNN, DepthwiseSeparableConv, Teacher
 
 from . import data, evaluation
@@ -237,7 +236,7 @@ def find_pictures(folder: Path) -> list[Picture]:
     found = data.find_photos(sharp_folder)
     if not small_folder.is_dir():
         return [Picture(path, None) for path in found]
-    small = {path.stem: path for path in small_folder.iterdir() if path.suffix.lower() in images.SUFFIXES}
+    small = {path.stem: path for path in data.pictures(small_folder)}
     for path in found:
         if path.stem not in small:
             raise ValueError(f"{path}: no picture of the same name in {small_folder}")

@@ -87,8 +87,16 @@ class Options:
         elif self.format is not None:
             extension = f".{self.format}"
         else:
-            extension = source.suffix if source.suffix.lower() in images.SUFFIXES else ".png"
+            extension = _extension(source.suffix)
         return f"{source.stem}{self.suffix}{extension}"
+
+
+def _extension(suffix: str) -> str:
+    """This one where it can be written; else the first of the same format, else that of PNG."""
+    if suffix.lower() in images.SUFFIXES:
+        return suffix
+    format = images.READ_SUFFIXES.get(suffix.lower())
+    return next((other for other, name in images.SUFFIXES.items() if name == format), ".png")
 
 
 @dataclass(frozen=True)

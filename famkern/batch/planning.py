@@ -146,8 +146,9 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
         ]
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             suffix = path.suffix.lower()
-            if suffix in images.READ_SUFFIXES or suffix in images.UNREAD_SUFFIXES or video.is_film(suffix):
-                readable = images.is_readable(suffix) or (video.is_film(suffix) and video.is_installed())
+            film = video.is_film(suffix)
+            if film or images.is_picture(suffix) or (path.is_file() and images.holds_picture(path)):
+                readable = images.is_readable(suffix) or (film and video.is_installed())
                 skip = None if readable else Skip.FORMAT
                 found.append(_Found(path, path.parent.relative_to(folder), named=False, skip=skip))
     if not any(item.problem or not item.skip for item in found):

@@ -61,8 +61,6 @@ def evaluate(
                 else:
                     scores.append(outcome)
                 bar.update(task, advance=1, name=escape(images.printable(outcome.hazy.name)))
-        if csv is not None and scores:
-            evaluation.write_csv(csv, scores)
     except (ValueError, OSError) as error:
         fail(str(error), code=1)
     if not scores:
@@ -73,6 +71,11 @@ def evaluate(
     table.add_row(f"{escape(model)}, scale {dehazer.scale}", f"{mean.psnr:.2f} dB", f"{mean.ssim:.4f}")
     out.print(table, highlight=False)
     out.print(f"{len(scores)} pairs; {evaluation.RULES}", highlight=False, soft_wrap=True)
+    if csv is not None:
+        try:
+            evaluation.write_csv(csv, scores)
+        except images.ImageError as error:
+            fail(str(error), code=1)
     if failed:
         complain(f"{failed} of {len(pairs)} pairs failed, and are in none of these figures")
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from ..engine import format_bytes
 from .terminal import complain, out
 
 HINTS = {Skip.THERE: "--overwrite replaces them"}
+NO_SUFFIX = "without a suffix"
 
 
 @contextmanager
@@ -73,7 +74,7 @@ class Report:
         if outcome.skipped:
             self.skips[outcome.skipped] += 1
             if outcome.skipped is Skip.FORMAT:
-                self.formats[job.source.suffix.lower()] += 1
+                self.formats[job.source.suffix.lower() or NO_SUFFIX] += 1
         if outcome.problem:
             complain(outcome.problem)
         line = json.dumps(self._fields(outcome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -32,7 +33,11 @@ def progress_bar(count: int, *, hidden: bool = False) -> Progress:
 
 
 def log_to_terminal(*, quiet: bool = False) -> None:
-    """Show what famkern logs (spilled maps, missing kernels) as single lines on standard error, or if quiet, nothing."""
+    """Show what famkern logs (spilled maps, missing kernels) as single lines on standard error, or if quiet, nothing.
+
+    What Pillow warns of, such as EXIF blocks that it cannot read but famkern carries over, is not shown.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

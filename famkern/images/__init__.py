@@ -27,10 +27,11 @@ from .picture import (
     Picture,
     Samples,
     fault,
+    is_picture,
     is_readable,
     printable,
 )
-from .reading import Header, header, read
+from .reading import Header, header, holds_picture, read
 from .tiff import TILE
 from .writing import write
 
@@ -62,6 +63,8 @@ __all__ = [
     "haze_map",
     "haze_map_bytes",
     "header",
+    "holds_picture",
+    "is_picture",
     "is_readable",
     "printable",
     "read",

@@ -29,7 +29,7 @@ TEMPORARY = ".famkern-*.part"
 
 @contextmanager
 def replacing(path: str | PathLike[str], *, lasting: bool = False) -> Iterator[BinaryIO]:
-    """A new file, open for reading and writing, that takes the place of `path` if the block ends well.
+    """A new file, open for reading and writing, that takes the place of `path` if the block ends well. Its folder is made.
 
     `lasting`: not before it is on the disk, so that even a power failure leaves one of the two whole.
 
@@ -39,7 +39,10 @@ def replacing(path: str | PathLike[str], *, lasting: bool = False) -> Iterator[B
     if os.path.isdir(target):
         raise fault(path, "is a folder; name a file")
     with writing(path):
-        file, made = temporary(Path(target).parent)
+        folder = Path(target).parent
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+        file, made = temporary(folder)
         try:
             with file:
                 yield file

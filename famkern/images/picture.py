@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ RAW_SUFFIXES = frozenset(
 )
 READ_SUFFIXES: dict[str, str] = {
     **SUFFIXES,
+    **dict.fromkeys((".mpo", ".pjpeg", ".pjp", ".jif", ".jfi"), "JPEG"),
+    ".dib": "BMP",
     ".jxl": "JPEG XL",
     ".heic": "HEIF",
     ".heif": "HEIF",
@@ -54,11 +57,15 @@ INSTALL = "pip install 'famkern[formats]'"
 
 UNREAD_SUFFIXES = frozenset(
     (  # noqa: SIM905
-        ".gif .apng .mng .jp2 .j2k .jpx .jxr .wdp .psd .psb .xcf .kra .svg .eps .exr .hdr .pfm .tga .ico .icns .pcx .ppm "
-        ".pgm .pbm .pnm .dds .qoi .dcm .fits .mp4 .m4v .mov .avi .mkv .webm .mts .insp"
+        ".gif .apng .mng .jng .jp2 .j2k .jpf .jpm .jpx .jxr .jxs .jls .wdp .avifs .heics .heifs .flif .bpg .qoi .dds .ktx2 "
+        ".psd .psb .xcf .kra .ora .afphoto .clip .svg .eps .wmf .emf .exr .hdr .pfm .tga .ico .icns .cur .pcx .sgi .ras "
+        ".ppm .pgm .pbm .pnm .pam .wbmp .xbm .xpm .dcm .fits .ecw .sid .raw .gpr .ori "
+        ".mp4 .m4v .mov .avi .mkv .webm .mts .insp .braw"
     ).split()
 )
 """Suffixes, in lower case, of pictures and films that are not read: a folder's summary counts them."""
+
+_kinds = mimetypes.MimeTypes()  # by Python's own tables, not those of this machine
 
 # What each bound on memory allows for beside whole arrays, whatever the size of the picture: bands of rows under way,
 # codecs' small buffers, and the libraries' code, which is loaded on first use.
@@ -212,6 +219,12 @@ class Stored:
     def has_alpha(self) -> bool:
         """Whether the last of the channels is alpha."""
         return self.channels in (2, 4)
+
+
+def is_picture(suffix: str) -> bool:
+    """Whether files of this suffix, in lower case, are pictures (or films that are not read), whether read or not."""
+    kind, _ = _kinds.guess_type(f"a{suffix}")
+    return suffix in READ_SUFFIXES or suffix in UNREAD_SUFFIXES or (kind or "").startswith("image/")
 
 
 def is_readable(suffix: str) -> bool:

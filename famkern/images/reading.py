@@ -207,6 +207,16 @@ def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
     if Path(file.name).suffix.lower() in RAW_SUFFIXES:
         return raw.inspect
     start = file.read(16)
+    inspect = _by_its_start(start)
+    if inspect:
+        return inspect
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        raise fault(file.name, "GIFs are not supported, animated or not; save the picture as PNG")
+    raise fault(file.name, f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; convert it to one of these")
+
+
+def _by_its_start(start: bytes) -> Callable[[BinaryIO], Stored] | None:
+    """What inspects files that begin with these 16 bytes."""
     for marks, inspect in (
         ((b"\xff\xd8\xff",), jpeg.inspect),
         ((png.SIGNATURE,), png.inspect),
@@ -223,9 +233,19 @@ def _codec(file: BinaryIO) -> Callable[[BinaryIO], Stored]:
             return avif.inspect
         if start[8:12] in HEIF_BRANDS:
             return heif.inspect
-    if start.startswith((b"GIF87a", b"GIF89a")):
-        raise fault(file.name, "GIFs are not supported, animated or not; save the picture as PNG")
-    raise fault(file.name, f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; convert it to one of these")
+    return None
+
+
+def holds_picture(path: str | PathLike[str]) -> bool:
+    """Whether a file begins like a picture, whatever its name; False too for one that cannot be opened.
+
+    The two bytes of BMP and of a bare JPEG XL codestream are too few to tell by.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _by_its_start(file.read(16)) not in (None, bmp.inspect, jxl.inspect)
+    except OSError:
+        return False
 
 
 def _whole(path: str | PathLike[str], stored: Stored) -> Picture:

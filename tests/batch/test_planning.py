@@ -1,6 +1,7 @@
 """Which files the inputs stand for: each is to be done, skipped for a stated reason, or a problem."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -139,8 +140,18 @@ class TestEverythingIsAccountedFor:
         for name in ("b.gif", "c.PSD", "d.exr", "notes.txt", "._a.png", ".hidden.png", ".thumbnails/x.png"):
             os.makedirs(os.path.dirname(f"p/{name}"), exist_ok=True)
             open(f"p/{name}", "w").close()
-        skipped = [(f"p/{name}", Skip.FORMAT) for name in ("b.gif", "c.PSD", "d.exr")]
+        shutil.copy("p/a.png", "p/e")  # a picture by its content
+        shutil.copy("p/a.png", "p/f.png~")
+        skipped = [(f"p/{name}", Skip.FORMAT) for name in ("b.gif", "c.PSD", "d.exr", "e", "f.png~")]
         assert plan("p", to="out", recursive=True) == [("p/a.png", "out/a.png"), *skipped]
+
+    def test_other_suffixes_of_formats_that_are_read(self):
+        make("p/a.png")
+        for name in ("a.MPO", "b.pjpeg", "c.dib", "d.jxl"):
+            shutil.copy("p/a.png", f"p/{name}")
+        os.remove("p/a.png")
+        outputs = ["out/a.jpg", "out/b.jpg", "out/c.bmp", "out/d.png"]
+        assert [target for _, target in plan("p", to="out")] == outputs
 
     @pytest.mark.parametrize("installed", [True, False])
     def test_films(self, monkeypatch, installed):

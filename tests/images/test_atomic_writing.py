@@ -92,7 +92,7 @@ def test_places_that_cannot_be_written(tmp_path, picture):
     (tmp_path / "file").touch()
     for path, reason in (
         (tmp_path / "file" / "a.png", "Not a directory"),
-        (tmp_path / "missing" / "a.png", "No such file or directory"),
+        (tmp_path / "file" / "missing" / "a.png", "Not a directory"),
         (tmp_path, "is a folder"),
     ):
         with pytest.raises(ImageError, match=reason) as caught:

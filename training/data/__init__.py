@@ -13,7 +13,7 @@ from .borders import border
 from .checking import Alone, Checked, File, Sizes, check
 from .datasets import HazePairs, SharpCrops
 from .haze import Haze, hazy
-from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos
+from .layouts import DepthPair, Pair, find_depths, find_pairs, find_photos, pictures
 from .sampling import Draw, Phase, StepSampler
 from .solving import solve_depth
 from .sources import Depths, Pairs, PairScene, Photos, Solved, Source
@@ -43,5 +43,6 @@ __all__ = [
     "find_pairs",
     "find_photos",
     "hazy",
+    "pictures",
     "solve_depth",
 ]

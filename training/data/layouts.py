@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ HAZY = ("hazy", "haze", "synthetic")
 CLEAR = ("clear", "gt", "GT", "original", "clear_images")
 PICTURES = ("rgb", "image", "images", "clear")
 DEPTHS = ("depth", "disparity", "disp")
-DEPTH_SUFFIXES = {".npy", ".npz"} | set(images.SUFFIXES)
+NUMPY_SUFFIXES = (".npy", ".npz")
+
+logger = logging.getLogger("famkern")
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,17 @@ class DepthPair:
 def find_pairs(folder: str | os.PathLike[str]) -> list[Pair]:
     """The pairs in FOLDER/hazy and FOLDER/clear, or in folders with the other names that RESIDE's sets have for them.
 
-    A hazy ID_*.png (or ID_*_*.jpg, ...) belongs to clear ID.*; a hazy picture with the name of a clear one to that.
+    A hazy ID_*.png (or ID_*_*.jpg, ...) belongs to clear ID.*; a hazy picture with the name of a clear one to that. One
+    without a partner is paired with the file that should be there: whoever reads that is told.
 
     Raises:
-        ValueError: if there are no pairs, or a hazy picture has no partner.
+        ValueError: if there are no pairs.
     """
     folders = [_one_of(folder, names) for names in (HAZY, CLEAR)]
     for path in folders:
         if not path.is_dir():
             raise ValueError(f"{folder}: a folder that holds hazy/ and clear/ expected, but there is no {path}")
-    hazy, clear = map(_pictures, folders)
+    hazy, clear = map(pictures, folders)
     by_stem = {path.stem: path for path in clear}
     if not hazy:
         raise ValueError(f"{folders[0]}: no images in this folder")
@@ -66,9 +70,7 @@ def find_pairs(folder: str | os.PathLike[str]) -> list[Pair]:
         stem = path.stem
         while stem not in by_stem and "_" in stem:
             stem = stem.rpartition("_")[0]
-        if stem not in by_stem:
-            raise ValueError(f"{path}: no clear picture of the same id in {folders[1]}")
-        pairs.append(Pair(path, by_stem[stem]))
+        pairs.append(Pair(path, by_stem.get(stem, folders[1] / path.name)))
     return pairs
 
 
@@ -82,24 +84,28 @@ def find_depths(folder: str | os.PathLike[str]) -> list[DepthPair]:
     Raises:
         ValueError: if there are none, or a depth file has no picture.
     """
-    depths, pictures = _one_of(folder, DEPTHS), _one_of(folder, PICTURES)
+    depths, views = _one_of(folder, DEPTHS), _one_of(folder, PICTURES)
     if not depths.is_dir():
-        depths = pictures = Path(folder)
-    elif not pictures.is_dir():
-        raise ValueError(f"{folder}: a folder that holds rgb/ and depth/ expected, but there is no {pictures}")
+        depths = views = Path(folder)
+    elif not views.is_dir():
+        raise ValueError(f"{folder}: a folder that holds rgb/ and depth/ expected, but there is no {views}")
     if not depths.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    depth_files = sorted(path for path in depths.iterdir() if path.suffix.lower() in DEPTH_SUFFIXES)
-    if depths == pictures:
+    depth_files = sorted(
+        path
+        for path in depths.iterdir()
+        if not path.name.startswith(".") and (path.suffix.lower() in NUMPY_SUFFIXES or _is_picture(path))
+    )
+    if depths == views:
         depth_files = [path for path in depth_files if re.search("(^|_)(depth|disp)", path.stem)]
-    by_name = {_plain(path): path for path in _pictures(pictures) if path not in depth_files}
+    by_name = {_plain(path): path for path in pictures(views) if path not in depth_files}
     if not depth_files:
         raise ValueError(f"{folder}: a folder that holds rgb/ and depth/, or NAME.jpg and NAME_depth.png, expected")
     pairs = []
     for path in depth_files:
         picture = by_name.get(_plain(path))
         if picture is None:
-            raise ValueError(f"{path}: no picture of the same name in {pictures}")
+            raise ValueError(f"{path}: no picture of the same name in {views}")
         pairs.append(DepthPair(picture, path, "disp" in path.stem or "disp" in depths.name))
     return pairs
 
@@ -110,11 +116,7 @@ def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         ValueError: if there are none.
     """
-    found = sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in images.SUFFIXES and path.is_file() and path.parent.name not in DEPTHS
-    )
+    found = [path for path in pictures(Path(folder), recursive=True) if path.parent.name not in DEPTHS]
     if not found:
         raise ValueError(f"{folder}: no images in this folder or below it")
     return found
@@ -142,8 +144,26 @@ def _one_of(folder: str | os.PathLike[str], names: tuple[str, ...]) -> Path:
     return next((path for path in paths if path.is_dir()), paths[0])
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
+def pictures(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The pictures in a folder, with those below it if `recursive`, in the order of their names; a line in the log tells of
+    those that are not read. What begins with a dot, or lies in a folder that does, is not looked at."""
+    entries = folder.rglob("*") if recursive else folder.iterdir()
+    visible = sorted(
+        path
+        for path in entries
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and not path.is_dir()
+    )
+    left_out = [path for path in visible if images.is_picture(path.suffix.lower()) and not _is_picture(path)]
+    if left_out:
+        suffixes = ", ".join(sorted({path.suffix.lower() for path in left_out}))
+        logger.warning(
+            images.printable(f"{folder}: {len(left_out)} files are left out, which are not read: {suffixes}")
+        )
+    return [path for path in visible if _is_picture(path)]
+
+
+def _is_picture(path: Path) -> bool:
+    return images.is_readable(path.suffix.lower())
 
 
 def _plain(path: Path) -> str:

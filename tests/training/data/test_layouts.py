@@ -82,6 +82,23 @@ def test_photographs_lie_at_any_depth(tmp_path):
     assert find_photos(tmp_path) == paths
 
 
+def test_what_is_hidden_is_not_looked_at_and_what_is_not_read_is_told(tmp_path, caplog):
+    for folder in ("hazy", "clear", "rgb", "depth"):
+        save(tmp_path / folder / "1.png", photo()[..., 0] if folder == "depth" else photo())
+        for name in ("._1.png", ".hidden.jpg"):
+            (tmp_path / folder / name).write_bytes(b"")
+    save(tmp_path / "rgb/.thumbnails/1.png", photo())
+    (pair,) = find_pairs(tmp_path)
+    (depth,) = find_depths(tmp_path)
+    assert (pair.hazy.name, pair.clear.name, depth.depth.name) == ("1.png",) * 3
+    assert find_photos(tmp_path / "rgb") == [tmp_path / "rgb/1.png"]
+    assert not caplog.messages
+    for name in ("2.gif", "3.JP2", "notes.txt"):
+        (tmp_path / "rgb" / name).write_bytes(b"")
+    assert find_photos(tmp_path / "rgb") == [tmp_path / "rgb/1.png"]
+    assert caplog.messages == [f"{tmp_path}/rgb: 2 files are left out, which are not read: .gif, .jp2"]
+
+
 @pytest.mark.parametrize(
     ("folder", "photo_at", "file"),
     [
