@@ -1,5 +1,15 @@
-"""`python -m famkern`: the `famkern` command."""
+"""The `famkern` command, which is also `python -m famkern`."""
 
-from .cli import main
+from . import interrupts
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    interrupts.end_at_once()  # before the imports, which take a while
+    from .cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

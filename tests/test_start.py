@@ -37,6 +37,23 @@ def test_what_needs_no_pytorch_imports_none(arguments):
     assert "AssertionError" not in result.stderr, result.stderr
 
 
+@pytest.mark.parametrize("module", ["famkern.cli", "typer"])
+def test_an_interrupt_of_the_first_imports_is_one_line(module):
+    result = python(f"""
+        import signal, sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == {module!r}:
+                    signal.raise_signal(signal.SIGINT)
+        sys.meta_path.insert(0, Finder())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["famkern", "--version"]
+        from famkern.__main__ import main
+        main()
+    """)
+    assert (result.returncode, result.stderr) == (130, "famkern: interrupted\n")
+
+
 def test_the_version_is_told_in_one_place():
     for command in (["-m", "famkern"], ["-c", "from famkern.cli import main; main()"]):
         result = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ class Mask:
         max_pixels: as for the pictures.
 
     Raises:
-        ImageError: if it cannot be read, or has transparency.
+        ImageError: if it cannot be read, or has transparency or colours.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_pixels: int = images.MAX_PIXELS) -> None:
@@ -32,6 +32,8 @@ class Mask:
             raise images.ImageError(f"{path}: the mask has transparency; flatten it, white where to dehaze")
         self._weights: NDArray[Any] | None = None
         self._lock = threading.Lock()
+        if self.header.channels == 3:  # of which a look tells whether it is grey
+            self._read()
 
     @property
     def bytes(self) -> int:

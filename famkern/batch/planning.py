@@ -131,20 +131,13 @@ def _find(entry: Path, recursive: bool, out: Path, *, alone: bool) -> Iterator[_
 def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
     """The pictures in a folder, in the order of their names."""
     found: list[_Found] = []
-    visited = set()  # so that links to folders are followed, but not in circles
 
     def unreadable(error: OSError) -> None:
         path = Path(error.filename)
         found.append(_Found(path, problem=f"{path}: cannot be opened ({error.strerror}); check the permissions"))
 
-    for place, subfolders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        visited.add(os.path.realpath(place))
-        subfolders[:] = [
-            name
-            for name in sorted(subfolders)
-            if recursive and not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
-        ]
-        for path in (Path(place, name) for name in names if not name.startswith(".")):
+    for place, names in _walk(folder, recursive, unreadable):
+        for path in (Path(place, name) for name in names):
             suffix = path.suffix.lower()
             film = video.is_film(suffix)
             if film or images.is_picture(suffix) or (path.is_file() and images.holds_picture(path)):
@@ -158,9 +151,38 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
     yield from _outputs_left_out(found, folder, out)
 
 
+def _matching(pattern: Path, recursive: bool) -> set[Path]:
+    """Files and folders that match; if recursive, "**" stands for any folders, and links are not followed in circles."""
+    if not recursive or "**" not in pattern.parts:
+        return {Path(name) for name in glob.glob(str(pattern))}
+    at = pattern.parts.index("**")
+    rest = pattern.parts[at + 1 :]
+    tops = [top for top in _matching(Path(*pattern.parts[:at]), recursive) if top.is_dir()] if at else [Path()]
+    if not rest:
+        return set(tops)
+    places = [Path(place) for top in tops for place, _ in _walk(top)]
+    return {path for place in places for path in _matching(Path(glob.escape(str(place)), *rest), recursive)}
+
+
+def _walk(
+    folder: Path, recursive: bool = True, unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """A folder, and those below it if recursive, with what is in each; not in circles, where links lead, and without what
+    begins with a dot."""
+    visited = set()
+    for place, subfolders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        visited.add(os.path.realpath(place))
+        subfolders[:] = [
+            name
+            for name in sorted(subfolders)
+            if recursive and not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
+        ]
+        yield place, [name for name in names if not name.startswith(".")]
+
+
 def _of_pattern(pattern: Path, recursive: bool, out: Path) -> Iterator[_Found]:
     """The files that match a pattern, and those in the folders that do."""
-    matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=recursive))
+    matches = sorted(_matching(pattern, recursive))
     if not matches:
         yield _Found(pattern, problem=f"{pattern}: no file matches this pattern")
     parts = pattern.parts

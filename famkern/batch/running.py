@@ -14,7 +14,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ def dehaze_files(
     progress: Progress | None = None,
     *,
     tidy: bool = True,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Dehaze files when their outcomes are asked for; one that fails is reported, the others are done.
 
     Args:
@@ -54,9 +54,9 @@ def dehaze_files(
         tidy: remove from the folders of outputs what earlier runs left when they were killed.
 
     Returns:
-        An iterator of an Outcome for each job, in their order. A picture's outcome comes when it is written, and then the
-        next one may have been dehazed already. An iterator that is closed has finished what it was writing; one that is
-        interrupted gives the outcome of that first, and raises when it is asked for the next.
+        A generator of an Outcome for each job, in their order. A picture's outcome comes when it is written, and then the
+        next one may have been dehazed already. A generator that is closed has finished what it was writing; one that is
+        interrupted, by itself or by throw(), gives the outcome of that first, and raises when it is asked for the next.
 
     Raises:
         ImageError: if the mask cannot be read.
@@ -180,7 +180,7 @@ class _Picture:
         return Outcome(self.job, done=True, measured=measured)
 
 
-def _outcomes(jobs: Sequence[Job], batch: _Batch) -> Iterator[Outcome]:
+def _outcomes(jobs: Sequence[Job], batch: _Batch) -> Generator[Outcome]:
     behind: list[_Picture] = []  # at most one, which is written while the next one is dehazed
     ahead: Outcome | _Picture | None = None  # has been looked at already
     try:
@@ -206,14 +206,16 @@ def _outcomes(jobs: Sequence[Job], batch: _Batch) -> Iterator[Outcome]:
             except Exception as error:
                 yield from _ended(behind)
                 yield _failed(job, error)
-            except BaseException:  # an interruption: it goes on when all that is done has been told
-                yield from _ended(behind)
-                raise
             else:
                 yield from _ended(behind)
                 behind.append(current)  # first, so that an interruption finds it
                 current.write()
         yield from _ended(behind)
+    except GeneratorExit:
+        raise
+    except BaseException:  # an interruption, wherever it comes: it goes on when all that is done has been told
+        yield from _ended(behind)
+        raise
     finally:
         for picture in behind:
             if not picture.writing.cancel():  # it has begun

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__
+from .. import __version__, interrupts
 
 # What the list of commands says of each: the first paragraph of its help. The command itself, in a module of that name,
 # is imported when it is asked for: it needs PyTorch, which takes seconds to import.
 COMMANDS = {
-    "dehaze": "Remove haze from pictures (JPEG, PNG, TIFF, HEIF, camera RAW and more) of any size, and from films.",
+    "dehaze": "Remove haze from pictures of any size, and from films.",
     "info": "Show versions, devices, the kernels in use and why, and the weights that come with famkern.",
     "evaluate": "Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.",
     "bench": "Measure the speed and memory of famkern on this machine's CPU, beside PyTorch and what else is installed.",
@@ -33,11 +33,12 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the one that was asked for."""
         try:
+            interrupts.raise_errors()
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, whoever asks again
+            interrupts.ignore()
             print("famkern: interrupted", file=sys.stderr)  # by itself: what commands say it with may be half imported
-            raise typer.Exit(130) from None
+            raise typer.Exit(interrupts.EXIT_CODE) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""

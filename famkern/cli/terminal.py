@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .. import images, models
+from .. import images, interrupts, models
 
 out = Console()
 err = Console(stderr=True)
@@ -55,6 +55,12 @@ def fail(line: str, code: int) -> NoReturn:
     """End with one line and this exit code."""
     complain(line)
     raise typer.Exit(code)
+
+
+def interrupted(line: str) -> NoReturn:
+    """End with one line, whatever comes after the first Ctrl-C."""
+    interrupts.ignore()
+    fail(f"interrupted; {line}", interrupts.EXIT_CODE)
 
 
 @contextmanager

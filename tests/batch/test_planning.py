@@ -187,6 +187,16 @@ class TestEverythingIsAccountedFor:
             ("p/sub/a.png", Skip.TWICE),
         ]
 
+    @pytest.mark.parametrize(
+        ("pattern", "output"),
+        [("p/**/*.png", "a.png"), ("**/a.png", "a.png"), ("p/**", "x/a.png"), ("p/**/x/**/*.png", "a.png")],
+    )
+    def test_patterns_do_not_go_in_circles(self, pattern, output):
+        make("p/x/a.png")
+        os.symlink("../p", "p/self")
+        os.symlink("..", "p/x/up")
+        assert plan(pattern, to="out", recursive=True) == [("p/x/a.png", f"out/{output}")]
+
     def test_a_folder_that_cannot_be_opened(self, monkeypatch):
         make("p/a.png", "p/locked/b.png")
         scandir = os.scandir

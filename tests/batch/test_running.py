@@ -12,7 +12,7 @@ from PIL import Image
 
 import famkern
 from famkern import images
-from famkern.batch import Options, Skip, dehaze_files, plan_jobs
+from famkern.batch import Options, Skip, dehaze_files, plan_jobs, running
 from famkern.models import Student
 
 from .files import names, picture, run
@@ -120,11 +120,12 @@ def test_a_mask_that_does_not_fit_is_one_line(tmp_path, dehazer):
     )
     assert done == "done"
     picture(tmp_path / "colour.png")
-    assert "has colours" in run(sources[:1], tmp_path / "new", dehazer, mask=tmp_path / "colour.png")[0]
     Image.new("LA", (13, 9)).save(tmp_path / "alpha.png")
-    for path in ("alpha.png", "missing.png"):
+    for path in ("alpha.png", "missing.png", "colour.png"):
         with pytest.raises(images.ImageError, match=path):
-            run(sources, tmp_path / "out", dehazer, mask=tmp_path / path)
+            run(sources, tmp_path / "out", dehazer, mask=tmp_path / path, dry_run=path == "colour.png")
+    Image.new("RGB", (13, 9), (7, 7, 7)).save(tmp_path / "grey.png")
+    assert run(sources[:1], tmp_path / "new", dehazer, mask=tmp_path / "grey.png") == ["done"]
 
 
 def test_a_mask_counts_in_the_memory_bound(tmp_path, dehazer):
@@ -193,6 +194,23 @@ def test_a_read_only_folder_is_known_beforehand(tmp_path):
     command = [*ordinary, sys.executable, "-c", program, str(tmp_path / "locked/new/a.png")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"cannot be written ({tmp_path / 'locked'} is read-only or not yours)" in result.stderr
+
+
+def test_an_interrupt_between_pictures_tells_of_the_one_that_was_written(tmp_path, dehazer, monkeypatch):
+    sources = [picture(tmp_path / f"{name}.png") for name in "abc"]
+    begun = running._begun
+
+    def interrupted(job, batch):
+        if job.source == sources[2]:
+            raise KeyboardInterrupt
+        return begun(job, batch)
+
+    monkeypatch.setattr(running, "_begun", interrupted)
+    outcomes = dehaze_files(plan_jobs(sources, tmp_path / "out"), dehazer)
+    assert next(outcomes).done
+    with pytest.raises(KeyboardInterrupt):
+        next(outcomes)
+    assert names(tmp_path / "out") == ["a.png"]
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, dehazer):
