@@ -1,14 +1,14 @@
 """The `famkern` command, which is also `python -m famkern`."""
 
-from . import interrupts
+from . import interruption
 
 
 def main() -> None:
-    """Run the command line."""
-    interrupts.end_at_once()  # before the imports, which take a while
-    from .cli import main as run
+    """Run the command line, which can be interrupted before it is imported."""
+    interruption.at_once()
+    from . import cli
 
-    run()
+    cli.main()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__, interrupts
+from .. import __version__, interruption
 
 # What the list of commands says of each: the first paragraph of its help. The command itself, in a module of that name,
 # is imported when it is asked for: it needs PyTorch, which takes seconds to import.
@@ -33,17 +33,18 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the one that was asked for."""
         try:
-            interrupts.raise_errors()
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            interrupts.ignore()
-            print("famkern: interrupted", file=sys.stderr)  # by itself: what commands say it with may be half imported
-            raise typer.Exit(interrupts.EXIT_CODE) from None
+            interruption.ignored()
+            print(interruption.LINE, file=sys.stderr)
+            raise typer.Exit(interruption.CODE) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
         name, _, rest = super().resolve_command(ctx, args)
-        return name, name and load(name), rest
+        command = name and load(name)
+        interruption.as_exception()
+        return name, command, rest
 
 
 def load(name: str) -> Any:
@@ -88,4 +89,7 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda received, _frame: sys.exit(128 + received))
-    app(prog_name="famkern")
+    try:
+        app(prog_name="famkern")
+    finally:
+        interruption.ignored()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from .engines import HERE, Engine
 from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
 from .pipes import PIPE
 from .report import Report, appended
-from .terminal import fail, interrupted, log_to_terminal, progress_bar, wrong_usage
+from .terminal import end_interrupted, fail, log_to_terminal, progress_bar, wrong_usage
 
 
 def dehaze(
@@ -132,20 +132,15 @@ def dehaze(
                 bar.update(task, completed=told.total + fraction, name=escape(images.printable(job.source.name)))
 
             outcomes = dehaze_files(jobs, dehazer, options, progress)
-
-        def tell(outcome: batch.Outcome) -> None:
-            told.add(outcome if outcome.problem is None else replace(outcome, problem=streams.named(outcome.problem)))
-            bar.update(task, completed=told.total)
-
         try:
             for outcome in outcomes:
-                tell(outcome)
-        except KeyboardInterrupt as interrupt:
-            with suppress(KeyboardInterrupt):
-                while True:  # what was being written is done meanwhile
-                    tell(outcomes.throw(interrupt))
+                told.add(
+                    outcome if outcome.problem is None else replace(outcome, problem=streams.named(outcome.problem))
+                )
+                bar.update(task, completed=told.total)
+        except KeyboardInterrupt:
             bar.stop()
-            interrupted(f"{told.done} of {len(jobs)} pictures are done and kept")
+            end_interrupted(f"interrupted; {told.done} of {len(jobs)} pictures are done and kept")
         except cluster.ClusterError as error:
             bar.stop()
             fail(f"{error}; {told.done} of {len(jobs)} pictures are done and kept", code=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ..dehazer import Dehazer
 from .pipes import PIPE
 
 HERE, RAY = "local", "ray"
-Dehazing = Callable[[Sequence[batch.Job], Dehazer, batch.Options, batch.Progress], Generator[batch.Outcome]]
+Dehazing = Callable[[Sequence[batch.Job], Dehazer, batch.Options, batch.Progress], Iterator[batch.Outcome]]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .. import images, interrupts, models
+from .. import images, interruption, models
 
 out = Console()
 err = Console(stderr=True)
@@ -57,10 +57,10 @@ def fail(line: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def interrupted(line: str) -> NoReturn:
-    """End with one line, whatever comes after the first Ctrl-C."""
-    interrupts.ignore()
-    fail(f"interrupted; {line}", interrupts.EXIT_CODE)
+def end_interrupted(line: str) -> NoReturn:
+    """End with one line, and as an interrupted command does; further interruptions change nothing."""
+    interruption.ignored()
+    fail(line, code=interruption.CODE)
 
 
 @contextmanager

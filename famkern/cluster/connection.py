@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,7 @@ class Cluster:
 
     def dehaze_files(
         self, jobs: Sequence[Job], dehazer: Dehazer, options: Options | None = None, *, workers: int | None = None
-    ) -> Generator[Outcome]:
+    ) -> Iterator[Outcome]:
         """Dehaze files when their outcomes are asked for; one that fails is reported, the others are done.
 
         Args:
@@ -110,12 +110,12 @@ class Cluster:
             workers: how many; None for as many as the cluster has room for.
 
         Returns:
-            A generator of an Outcome for each job, in the order in which they end. One that is interrupted gives those that
+            An iterator of an Outcome for each job, in the order in which they end. One that is interrupted gives those that
             are there first, and raises when it is asked for the next.
 
         Raises:
             ImageError, ValueError: as `famkern.batch.dehaze_files`; also if there is no room for a worker.
-            ClusterError: from the generator, if no worker can be started.
+            ClusterError: from the iterator, if no worker can be started.
         """
         options = options or Options()
         checked_mask(dehazer, options)
@@ -152,7 +152,7 @@ class _Run:
         self._marker: tuple[BinaryIO, Path] | None = None  # shows in the folder of outputs that all see the same one
         self._untidy: set[Path] = set()  # folders in which workers died
 
-    def outcomes(self) -> Generator[Outcome]:
+    def outcomes(self) -> Iterator[Outcome]:
         """In the order in which they end."""
         yield from self._work.foregone()
         if not self._work:

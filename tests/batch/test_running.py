@@ -12,7 +12,7 @@ from PIL import Image
 
 import famkern
 from famkern import images
-from famkern.batch import Options, Skip, dehaze_files, plan_jobs, running
+from famkern.batch import Options, Skip, dehaze_files, plan_jobs
 from famkern.models import Student
 
 from .files import names, picture, run
@@ -194,23 +194,6 @@ def test_a_read_only_folder_is_known_beforehand(tmp_path):
     command = [*ordinary, sys.executable, "-c", program, str(tmp_path / "locked/new/a.png")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"cannot be written ({tmp_path / 'locked'} is read-only or not yours)" in result.stderr
-
-
-def test_an_interrupt_between_pictures_tells_of_the_one_that_was_written(tmp_path, dehazer, monkeypatch):
-    sources = [picture(tmp_path / f"{name}.png") for name in "abc"]
-    begun = running._begun
-
-    def interrupted(job, batch):
-        if job.source == sources[2]:
-            raise KeyboardInterrupt
-        return begun(job, batch)
-
-    monkeypatch.setattr(running, "_begun", interrupted)
-    outcomes = dehaze_files(plan_jobs(sources, tmp_path / "out"), dehazer)
-    assert next(outcomes).done
-    with pytest.raises(KeyboardInterrupt):
-        next(outcomes)
-    assert names(tmp_path / "out") == ["a.png"]
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, dehazer):
