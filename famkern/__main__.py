@@ -1,5 +1,15 @@
-"""`python -m famkern`: the `famkern` command."""
+"""The `famkern` command, which is also `python -m famkern`."""
 
-from .cli import main
+from . import interruption
 
-main()
+
+def main() -> None:
+    """Run the command line, which can be interrupted before it is imported."""
+    interruption.at_once()
+    from . import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

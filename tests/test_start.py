@@ -37,8 +37,66 @@ def test_what_needs_no_pytorch_imports_none(arguments):
     assert "AssertionError" not in result.stderr, result.stderr
 
 
+MOMENT = """if True:
+    import builtins, os, signal, sys, time
+    signal.signal(signal.SIGINT, signal.{handler})
+    real = builtins.__import__
+
+    def interrupted(name, *arguments):
+        if name == {module!r}:
+            builtins.__import__ = real
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+            except KeyboardInterrupt:  # as what is imported may do
+                pass
+        return real(name, *arguments)
+
+    builtins.__import__ = interrupted
+    sys.argv = ["famkern", *{arguments}]
+    from famkern.__main__ import main
+    main()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "module"), [(["--version"], "typer"), (["info"], "typer.core")])
+def test_an_interrupt_while_it_is_imported_is_one_line(arguments, module):
+    result = python(MOMENT.format(handler="default_int_handler", module=module, arguments=arguments))
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "famkern: interrupted\n")
+
+
+def test_where_interrupts_are_ignored_they_stay_so():
+    result = python(MOMENT.format(handler="SIG_IGN", module="typer", arguments=["--version"]))
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"famkern {famkern.__version__}\n", "")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_further_interrupts_change_nothing(fails):
+    """After the line of the first one, and after all is done, down to Python's own end."""
+    result = python(f"""
+        import atexit, importlib, os, signal, sys, types
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        class Late:
+            def __del__(self, kill=os.kill, me=os.getpid(), sigint=signal.SIGINT):
+                kill(me, sigint)
+
+        def info() -> None:
+            if {fails}:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        atexit.register(os.kill, os.getpid(), signal.SIGINT)
+        sys.late = Late()
+        sys.modules["famkern.cli.info"] = types.SimpleNamespace(info=info)
+        sys.argv = ["famkern", "info"]
+        from famkern.__main__ import main
+        main()
+    """)
+    assert (result.returncode, result.stderr) == ((130, "famkern: interrupted\n") if fails else (0, ""))
+
+
 def test_the_version_is_told_in_one_place():
-    for command in (["-m", "famkern"], ["-c", "from famkern.cli import main; main()"]):
+    for command in (["-m", "famkern"], ["-c", "from famkern.__main__ import main; main()"]):
         result = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=False)
         assert (result.returncode, result.stdout) == (0, f"famkern {famkern.__version__}\n")
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", famkern.__version__)

@@ -10,6 +10,7 @@ its own: codecs fill the gaps that the network leaves.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -55,8 +56,8 @@ def dehaze_files(
 
     Returns:
         An iterator of an Outcome for each job, in their order. A picture's outcome comes when it is written, and then the
-        next one may have been dehazed already. An iterator that is closed has finished what it was writing; one that is
-        interrupted gives the outcome of that first, and raises when it is asked for the next.
+        next one may have been dehazed already, but none is being written. One that is interrupted gives the outcome of what
+        it was writing first, and raises when it is asked for the next.
 
     Raises:
         ImageError: if the mask cannot be read.
@@ -182,49 +183,55 @@ class _Picture:
 
 def _outcomes(jobs: Sequence[Job], batch: _Batch) -> Iterator[Outcome]:
     behind: list[_Picture] = []  # at most one, which is written while the next one is dehazed
-    ahead: Outcome | _Picture | None = None  # has been looked at already
     try:
-        for index, job in enumerate(jobs):
-            if job.is_film:
-                yield from _ended(behind)
-            current, ahead = ahead or _begun(job, batch), None
-            if isinstance(current, Outcome):
-                yield from _ended(behind)
-                yield current
-                continue
-            if index + 1 < len(jobs) and not jobs[index + 1].is_film:
-                ahead = _begun(jobs[index + 1], batch)
-            following = ahead if isinstance(ahead, _Picture) else None
-            memory, together = _share(batch.options.memory, behind, current, following)
-            if not together:
-                yield from _ended(behind)
-            try:
-                current.load()
-                if following and together:
-                    following.read()
-                current.dehaze(memory)
-            except Exception as error:
-                yield from _ended(behind)
-                yield _failed(job, error)
-            except BaseException:  # an interruption: it goes on when all that is done has been told
-                yield from _ended(behind)
-                raise
-            else:
-                yield from _ended(behind)
-                behind.append(current)  # first, so that an interruption finds it
-                current.write()
+        yield from _in_turn(jobs, batch, behind)
+    except BaseException:  # an interruption, wherever it comes: it goes on when all that is done has been told
+        with contextlib.suppress(KeyboardInterrupt):  # a second one changes nothing; a third one does not wait
+            if behind and behind[0].writing.cancel():  # it has not begun, and will not
+                behind.clear()
+            elif behind:
+                behind[0].outcome()
         yield from _ended(behind)
-    finally:
-        for picture in behind:
-            if not picture.writing.cancel():  # it has begun
-                picture.outcome()
+        raise
+
+
+def _in_turn(jobs: Sequence[Job], batch: _Batch, behind: list[_Picture]) -> Iterator[Outcome]:
+    """The outcomes. Where this is interrupted, `behind` is what was being written; at each outcome, nothing is."""
+    ahead: Outcome | _Picture | None = None  # has been looked at already
+    for index, job in enumerate(jobs):
+        if job.is_film:
+            yield from _ended(behind)
+        current, ahead = ahead or _begun(job, batch), None
+        if isinstance(current, Outcome):
+            yield from _ended(behind)
+            yield current
+            continue
+        if index + 1 < len(jobs) and not jobs[index + 1].is_film:
+            ahead = _begun(jobs[index + 1], batch)
+        following = ahead if isinstance(ahead, _Picture) else None
+        memory, together = _share(batch.options.memory, behind, current, following)
+        if not together:
+            yield from _ended(behind)
+        try:
+            current.load()
+            if following and together:
+                following.read()
+            current.dehaze(memory)
+        except Exception as error:
+            yield from _ended(behind)
+            yield _failed(job, error)
+        else:
+            yield from _ended(behind)
+            behind.append(current)  # first, so that an interruption finds it
+            current.write()
+    yield from _ended(behind)
 
 
 def _ended(behind: list[_Picture]) -> Iterator[Outcome]:
     """The outcome of the picture that is being written, if there is one, when it is."""
     if behind:
         outcome = behind[0].outcome()
-        behind.clear()
+        del behind[0]  # no call, so that no interruption comes between this and the next line
         yield outcome
 
 

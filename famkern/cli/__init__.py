@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__
+from .. import __version__, interruption
 
 # What the list of commands says of each: the first paragraph of its help. The command itself, in a module of that name,
 # is imported when it is asked for: it needs PyTorch, which takes seconds to import.
@@ -35,14 +35,16 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, whoever asks again
-            print("famkern: interrupted", file=sys.stderr)  # by itself: what commands say it with may be half imported
-            raise typer.Exit(130) from None
+            interruption.ignored()
+            print(interruption.LINE, file=sys.stderr)
+            raise typer.Exit(interruption.CODE) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
         name, _, rest = super().resolve_command(ctx, args)
-        return name, name and load(name), rest
+        command = name and load(name)
+        interruption.as_exception()
+        return name, command, rest
 
 
 def load(name: str) -> Any:
@@ -87,4 +89,7 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda received, _frame: sys.exit(128 + received))
-    app(prog_name="famkern")
+    try:
+        app(prog_name="famkern")
+    finally:
+        interruption.ignored()

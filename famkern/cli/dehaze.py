@@ -17,7 +17,7 @@ from .engines import HERE, Engine
 from .options import DeviceOption, DtypeOption, ModelOption, ScaleOption, ThreadsOption, WindowOption, parse_scale
 from .pipes import PIPE
 from .report import Report, appended
-from .terminal import fail, log_to_terminal, progress_bar, wrong_usage
+from .terminal import end_interrupted, fail, log_to_terminal, progress_bar, wrong_usage
 
 
 def dehaze(
@@ -140,7 +140,7 @@ def dehaze(
                 bar.update(task, completed=told.total)
         except KeyboardInterrupt:
             bar.stop()
-            fail(f"interrupted; {told.done} of {len(jobs)} pictures are done and kept", code=130)
+            end_interrupted(f"interrupted; {told.done} of {len(jobs)} pictures are done and kept")
         except cluster.ClusterError as error:
             bar.stop()
             fail(f"{error}; {told.done} of {len(jobs)} pictures are done and kept", code=1)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .terminal import complain, fail, log_to_terminal, out, progress_bar
+from .terminal import complain, end_interrupted, fail, log_to_terminal, out, progress_bar
 
 Kind = Enum("Kind", {name: name for name in ("photos", "solved", "depth", "pairs")}, type=str)  # type: ignore[misc]
 HazeKind = Enum("HazeKind", {name: name for name in ("indoor", "outdoor")}, type=str)  # type: ignore[misc]
@@ -65,7 +65,7 @@ def synthesize(
     except (ValueError, OSError) as error:
         fail(str(error), code=1)
     except KeyboardInterrupt:
-        fail(f"interrupted; {done} of {count} pairs are done and kept", code=130)
+        end_interrupted(f"interrupted; {done} of {count} pairs are done and kept")
     if out.is_terminal:
         out.print(f"{done} done, {skipped} skipped, {failed} failed: {escape(str(output))}", highlight=False)
     if failed:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .. import images, models
+from .. import images, interruption, models
 
 out = Console()
 err = Console(stderr=True)
@@ -50,6 +50,12 @@ def fail(line: str, code: int) -> NoReturn:
     """End with one line and this exit code."""
     complain(line)
     raise typer.Exit(code)
+
+
+def end_interrupted(line: str) -> NoReturn:
+    """End with one line, and as an interrupted command does; further interruptions change nothing."""
+    interruption.ignored()
+    fail(line, code=interruption.CODE)
 
 
 @contextmanager

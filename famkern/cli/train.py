@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from .options import DeviceOption, ThreadsOption
-from .terminal import complain, fail, log_to_terminal, progress_bar, training_installed, wrong_usage
+from .terminal import complain, end_interrupted, fail, log_to_terminal, progress_bar, training_installed, wrong_usage
 
 if TYPE_CHECKING:
     from ..training.task import Task
@@ -227,7 +227,7 @@ def _train(task: Task, **options: Any) -> None:
     except (ValueError, OSError) as error:
         fail(str(error).strip().splitlines()[-1], code=1)  # a process that prepares data tells its whole story
     except KeyboardInterrupt:
-        fail(f"interrupted; go on from the last checkpoint with --resume: {session.folder}", code=130)
+        end_interrupted(f"interrupted; go on from the last checkpoint with --resume: {session.folder}")
     finally:
         bar.stop()
     if not run.is_first_process():

@@ -1,6 +1,8 @@
 """Several pictures on their way at once: overlap, time limits, interruptions, and lack of memory."""
 
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -180,6 +182,39 @@ def test_a_run_that_is_broken_off_finishes_what_it_writes(tmp_path, dehazer, mon
         next(outcomes)
     assert names(tmp_path / "out") == ["a.png"]
     assert Image.open(tmp_path / "out/a.png").size == (13, 9)
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_an_interrupt_at_any_moment_tells_first_of_what_is_written(tmp_path, dehazer, monkeypatch, again):
+    """Here while the header of the third is looked at, and once more while the first is waited for."""
+    write = images.write
+
+    def slow(*arguments, **options):
+        for _ in range(again):
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        write(*arguments, **options)
+
+    checked = running.pictures.checked
+
+    def interrupted(job, *arguments):
+        if job.source.name == "c.png":
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.05)
+        return checked(job, *arguments)
+
+    monkeypatch.setattr(images, "write", slow)
+    monkeypatch.setattr(running.pictures, "checked", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        outcomes = dehaze_files(plan_jobs([picture(tmp_path / f"{n}.png") for n in "abc"], tmp_path / "out"), dehazer)
+        assert next(outcomes).job.source.name == "a.png"
+        with pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert names(tmp_path / "out") == ["a.png"]
 
 
 def test_what_a_picture_took(tmp_path, dehazer):
