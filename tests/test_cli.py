@@ -283,6 +283,7 @@ def test_an_interrupt_before_the_first_picture_is_one_line(picture, tmp_path, mo
         [],
         ["--strength", "2.1"],
         ["--mask", "no-such-mask.png"],
+        ["--mask", "hazy.png", "--dry-run"],
         ["--engine", "dask"],
         ["--workers", "2"],
         ["--address", "auto"],

@@ -12,6 +12,7 @@ Inputs and outputs may share folders. What an earlier run wrote must then not be
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -131,19 +132,12 @@ def _find(entry: Path, recursive: bool, out: Path, *, alone: bool) -> Iterator[_
 def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
     """The pictures in a folder, in the order of their names."""
     found: list[_Found] = []
-    visited = set()  # so that links to folders are followed, but not in circles
 
     def unreadable(error: OSError) -> None:
         path = Path(error.filename)
         found.append(_Found(path, problem=f"{path}: cannot be opened ({error.strerror}); check the permissions"))
 
-    for place, subfolders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        visited.add(os.path.realpath(place))
-        subfolders[:] = [
-            name
-            for name in sorted(subfolders)
-            if recursive and not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
-        ]
+    for place, names in _walk(folder, recursive, unreadable):
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             suffix = path.suffix.lower()
             if suffix in images.READ_SUFFIXES or suffix in images.UNREAD_SUFFIXES or video.is_film(suffix):
@@ -157,9 +151,37 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> Iterator[_Found]:
     yield from _outputs_left_out(found, folder, out)
 
 
+def _walk(
+    folder: str | Path, recursive: bool, unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """A folder, with those in it if `recursive`, and the names of the files in each."""
+    visited = set()  # so that links to folders are followed, but not in circles
+    for place, subfolders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        visited.add(os.path.realpath(place))
+        subfolders[:] = [
+            name
+            for name in sorted(subfolders)
+            if recursive and not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in visited
+        ]
+        yield place, names
+
+
+def _matching(pattern: Path, recursive: bool) -> Iterator[str]:
+    """What a pattern matches; ** is any number of folders if `recursive`, which glob would follow in circles."""
+    parts = pattern.parts
+    if not recursive or "**" not in parts:
+        yield from glob.glob(str(pattern))
+        return
+    at = parts.index("**")
+    rest = list(itertools.dropwhile(lambda part: part == "**", parts[at:])) or ["*"]
+    for start in filter(os.path.isdir, glob.glob(str(Path(*parts[:at])))):
+        for place, _ in _walk(start, recursive):
+            yield from _matching(Path(glob.escape(place), *rest), recursive)
+
+
 def _of_pattern(pattern: Path, recursive: bool, out: Path) -> Iterator[_Found]:
     """The files that match a pattern, and those in the folders that do."""
-    matches = sorted(Path(name) for name in glob.glob(str(pattern), recursive=recursive))
+    matches = sorted({Path(name) for name in _matching(pattern, recursive)})
     if not matches:
         yield _Found(pattern, problem=f"{pattern}: no file matches this pattern")
     parts = pattern.parts

@@ -60,7 +60,7 @@ def dehaze_files(
         it was writing first, and raises when it is asked for the next.
 
     Raises:
-        ImageError: if the mask cannot be read.
+        ImageError: if the mask cannot be read, or is none.
         ValueError: if the map of transmission is asked for at strength 0, which leaves nothing to estimate it from.
     """
     options = options or Options()
@@ -71,7 +71,12 @@ def checked_mask(dehazer: Dehazer, options: Options) -> Mask | None:
     """The mask, if there is one; raises what `dehaze_files` does."""
     if options.transmission and dehazer.strength == 0:
         raise ValueError("strength is 0: a picture that stays as it is tells nothing of its haze")
-    return Mask(options.mask, options.max_pixels) if options.mask is not None else None
+    if options.mask is None:
+        return None
+    mask = Mask(options.mask, options.max_pixels)
+    if options.memory is None or mask.read_bytes <= parse_bytes(options.memory):  # else each picture is refused for it
+        mask.read()
+    return mask
 
 
 def foregone(job: Job, options: Options) -> Outcome | None:

@@ -119,12 +119,18 @@ def test_a_mask_that_does_not_fit_is_one_line(tmp_path, dehazer):
         f"{sources[0]}: the mask {tmp_path}/mask.png has 9 x 13 pixels, but this picture has 13 x 9; scale the mask to that"
     )
     assert done == "done"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_mask_that_is_none_is_refused_before_anything_is_computed(tmp_path, dehazer, dry_run):
+    source = picture(tmp_path / "a.png")
     picture(tmp_path / "colour.png")
-    assert "has colours" in run(sources[:1], tmp_path / "new", dehazer, mask=tmp_path / "colour.png")[0]
     Image.new("LA", (13, 9)).save(tmp_path / "alpha.png")
-    for path in ("alpha.png", "missing.png"):
-        with pytest.raises(images.ImageError, match=path):
-            run(sources, tmp_path / "out", dehazer, mask=tmp_path / path)
+    (tmp_path / "cut.png").write_bytes(source.read_bytes()[:-60])
+    options = {"dry_run": dry_run}
+    for path, reason in (("colour.png", "has colours"), ("alpha.png", ""), ("cut.png", ""), ("missing.png", "")):
+        with pytest.raises(images.ImageError, match=f"{path}.*{reason}"):
+            dehaze_files([], dehazer, Options(mask=tmp_path / path, **options))
 
 
 def test_a_mask_counts_in_the_memory_bound(tmp_path, dehazer):
