@@ -99,7 +99,8 @@ class _Batch:
     def prepare(self, missing: Sequence[Path]) -> None:
         """The folders of these outputs."""
         for folder in {path.parent for path in missing} - self.ready:
-            folder.mkdir(parents=True, exist_ok=True)
+            with images.writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             if self.tidy:
                 images.remove_dead(folder)
             self.ready.add(folder)
@@ -261,6 +262,8 @@ def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
     options, dehazer = batch.options, batch.dehazer
     missing = _missing(job, options)
     if isinstance(missing, Outcome):
+        if missing.skipped is Skip.THERE and not options.dry_run:
+            batch.prepare(job.outputs)  # a run that was killed may have left something beside them
         return missing
     try:
         if job.is_film:

@@ -144,6 +144,28 @@ def test_a_mask_counts_in_the_memory_bound(tmp_path, dehazer):
     assert run([source], tmp_path / "out", dehazer, memory=least[1], mask=tmp_path / "mask.png") == ["done"]
 
 
+def test_what_a_dead_run_left_goes_also_where_all_is_there_already(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png")
+    run([source], tmp_path / "out", dehazer)
+    (tmp_path / "out/.famkern-0123.part").touch()
+    run([source], tmp_path / "out", dehazer, dry_run=True)
+    assert (tmp_path / "out/.famkern-0123.part").exists()
+    run([source], tmp_path / "out", dehazer)
+    assert os.listdir(tmp_path / "out") == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_with_advice(tmp_path, dehazer, monkeypatch):
+    def refused(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    jobs = plan_jobs([picture(tmp_path / "a.png")], tmp_path / "out")
+    monkeypatch.setattr(Path, "mkdir", refused)
+    (outcome,) = dehaze_files(jobs, dehazer)
+    assert outcome.problem == (
+        f"{tmp_path}/out: cannot be written (No such file or directory); check the folder, its permissions and the disk"
+    )
+
+
 def test_time_is_kept_if_asked_for(tmp_path, dehazer):
     source = picture(tmp_path / "a.png")
     os.utime(source, ns=(10**18, 10**18 + 123))
