@@ -285,6 +285,7 @@ def test_an_interrupt_before_the_first_picture_is_one_line(picture, tmp_path, mo
         [],
         ["--strength", "2.1"],
         ["--mask", "no-such-mask.png"],
+        ["--mask", "hazy.png", "--dry-run"],  # which has colours
         ["--engine", "dask"],
         ["--workers", "2"],
         ["--address", "auto"],
@@ -301,7 +302,7 @@ def test_an_interrupt_before_the_first_picture_is_one_line(picture, tmp_path, mo
 )
 def test_wrong_usage_gives_2_and_writes_nothing(picture, tmp_path, wrong):
     output = ["-o", tmp_path / "out"] if wrong else []
-    result = famkern("dehaze", picture, *output, *wrong)
+    result = famkern("dehaze", picture, *output, *wrong, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr
     assert "Traceback" not in result.stderr

@@ -22,7 +22,7 @@ class Mask:
         max_pixels: as for the pictures.
 
     Raises:
-        ImageError: if it cannot be read, or has transparency or colours.
+        ImageError: if it cannot be read, or has transparency.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_pixels: int = images.MAX_PIXELS) -> None:
@@ -32,8 +32,6 @@ class Mask:
             raise images.ImageError(f"{path}: the mask has transparency; flatten it, white where to dehaze")
         self._weights: NDArray[Any] | None = None
         self._lock = threading.Lock()
-        if self.header.channels == 3:  # of which a look tells whether it is grey
-            self._read()
 
     @property
     def bytes(self) -> int:
@@ -54,7 +52,7 @@ class Mask:
 
     def apply(self, before: NDArray[Any], after: NDArray[Any]) -> None:
         """Blend (H, W, 3) pixels in place: after = before + weight (after - before), integers rounded half to even."""
-        weights = self._read()
+        weights = self.read()
         for start in range(0, len(after), rows := max(1, BAND_PIXELS // after.shape[1])):
             band = slice(start, start + rows)
             weight = weights[band, :, None].astype(np.float64)
@@ -63,8 +61,8 @@ class Mask:
             mixed = (1 - weight) * before[band] + weight * after[band]
             after[band] = np.rint(mixed) if after.dtype.kind == "u" else mixed
 
-    def _read(self) -> NDArray[Any]:
-        """(H, W) weights, read at the first use."""
+    def read(self) -> NDArray[Any]:
+        """(H, W) weights, read at the first use; an ImageError if they are damaged or have colours."""
         with self._lock:
             if self._weights is None:
                 pixels = images.read(self.path, max_pixels=self._max_pixels).pixels

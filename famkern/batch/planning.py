@@ -12,6 +12,7 @@ Inputs and outputs may share folders. What an earlier run wrote must then not be
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -156,7 +157,7 @@ def _matching(pattern: Path, recursive: bool) -> set[Path]:
     if not recursive or "**" not in pattern.parts:
         return {Path(name) for name in glob.glob(str(pattern))}
     at = pattern.parts.index("**")
-    rest = pattern.parts[at + 1 :]
+    rest = list(itertools.dropwhile(lambda part: part == "**", pattern.parts[at:]))
     tops = [top for top in _matching(Path(*pattern.parts[:at]), recursive) if top.is_dir()] if at else [Path()]
     if not rest:
         return set(tops)

@@ -60,7 +60,7 @@ def dehaze_files(
         it was writing first, and raises when it is asked for the next.
 
     Raises:
-        ImageError: if the mask cannot be read.
+        ImageError: if the mask cannot be read, or is none.
         ValueError: if the map of transmission is asked for at strength 0, which leaves nothing to estimate it from.
     """
     options = options or Options()
@@ -71,7 +71,12 @@ def checked_mask(dehazer: Dehazer, options: Options) -> Mask | None:
     """The mask, if there is one; raises what `dehaze_files` does."""
     if options.transmission and dehazer.strength == 0:
         raise ValueError("strength is 0: a picture that stays as it is tells nothing of its haze")
-    return Mask(options.mask, options.max_pixels) if options.mask is not None else None
+    if options.mask is None:
+        return None
+    mask = Mask(options.mask, options.max_pixels)
+    if options.memory is None or mask.read_bytes <= parse_bytes(options.memory):  # else each picture is refused for it
+        mask.read()
+    return mask
 
 
 def foregone(job: Job, options: Options) -> Outcome | None:
@@ -94,7 +99,8 @@ class _Batch:
     def prepare(self, missing: Sequence[Path]) -> None:
         """The folders of these outputs."""
         for folder in {path.parent for path in missing} - self.ready:
-            folder.mkdir(parents=True, exist_ok=True)
+            with images.writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             if self.tidy:
                 images.remove_dead(folder)
             self.ready.add(folder)
@@ -256,6 +262,8 @@ def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
     options, dehazer = batch.options, batch.dehazer
     missing = _missing(job, options)
     if isinstance(missing, Outcome):
+        if missing.skipped is Skip.THERE and not options.dry_run:
+            batch.prepare(job.outputs)  # a run that was killed may have left something beside them
         return missing
     try:
         if job.is_film:

@@ -12,6 +12,12 @@ import rawpy
 SRGB = (2.4, 12.92)  # its curve: exponent, and slope at black
 
 
+def reason(error: Exception) -> str:
+    """What an error says; LibRaw's are of bytes."""
+    said = error.args[0] if error.args else ""
+    return f"{type(error).__name__}: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
+
+
 def main() -> None:
     """Samples: (H, W, 3) uint16 sRGB, upright. Where there are none, the reason is the last line on standard error."""
     output = os.dup(1)
@@ -24,4 +30,4 @@ if __name__ == "__main__":
     try:
         main()
     except (rawpy.LibRawError, ValueError, MemoryError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        raise SystemExit(reason(error)) from error

@@ -33,10 +33,15 @@ def inspect(file: BinaryIO) -> Stored:
     with needs(file.name, "rawpy"):
         import rawpy
 
+        from .developing import reason
+
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    with rawpy.imread(file) as raw:
-        sizes = raw.sizes  # known before the samples are unpacked
+    try:
+        with rawpy.imread(file) as raw:
+            sizes = raw.sizes  # known before the samples are unpacked
+    except rawpy.LibRawError as error:
+        raise fault(file.name, f"cannot be developed ({reason(error)}); get another copy of the file") from error
     width, height = (sizes.iheight, sizes.iwidth) if sizes.flip in TURNED else (sizes.iwidth, sizes.iheight)
     dtype = np.dtype(np.uint16)
 

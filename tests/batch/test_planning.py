@@ -197,6 +197,16 @@ class TestEverythingIsAccountedFor:
         os.symlink("..", "p/x/up")
         assert plan(pattern, to="out", recursive=True) == [("p/x/a.png", f"out/{output}")]
 
+    def test_links_in_circles_under_a_pattern(self):
+        make("d/x/a.png", "d/[b]/c/b.png")
+        os.symlink(".", "d/self")
+        for name in "pqrs":
+            os.symlink("..", f"d/x/{name}")
+        for pattern in ("d/**/*.png", "d/**/**/*.png", "**/*.png"):
+            planned = dict(plan(pattern, to="out", recursive=True))
+            assert planned == {"d/[b]/c/b.png": "out/b.png", "d/x/a.png": "out/a.png"}
+        assert len(plan("d/**/c/*.png", to="out", recursive=True)) == 1
+
     def test_a_folder_that_cannot_be_opened(self, monkeypatch):
         make("p/a.png", "p/locked/b.png")
         scandir = os.scandir

@@ -119,13 +119,18 @@ def test_a_mask_that_does_not_fit_is_one_line(tmp_path, dehazer):
         f"{sources[0]}: the mask {tmp_path}/mask.png has 9 x 13 pixels, but this picture has 13 x 9; scale the mask to that"
     )
     assert done == "done"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_mask_that_is_none_is_refused_before_anything_is_computed(tmp_path, dehazer, dry_run):
+    source = picture(tmp_path / "a.png")
     picture(tmp_path / "colour.png")
     Image.new("LA", (13, 9)).save(tmp_path / "alpha.png")
-    for path in ("alpha.png", "missing.png", "colour.png"):
-        with pytest.raises(images.ImageError, match=path):
-            run(sources, tmp_path / "out", dehazer, mask=tmp_path / path, dry_run=path == "colour.png")
-    Image.new("RGB", (13, 9), (7, 7, 7)).save(tmp_path / "grey.png")
-    assert run(sources[:1], tmp_path / "new", dehazer, mask=tmp_path / "grey.png") == ["done"]
+    (tmp_path / "cut.png").write_bytes(source.read_bytes()[:-60])
+    options = {"dry_run": dry_run}
+    for path, reason in (("colour.png", "has colours"), ("alpha.png", ""), ("cut.png", ""), ("missing.png", "")):
+        with pytest.raises(images.ImageError, match=f"{path}.*{reason}"):
+            dehaze_files([], dehazer, Options(mask=tmp_path / path, **options))
 
 
 def test_a_mask_counts_in_the_memory_bound(tmp_path, dehazer):
@@ -137,6 +142,28 @@ def test_a_mask_counts_in_the_memory_bound(tmp_path, dehazer):
     ]
     assert least[1] >= least[0] + 600 * 400
     assert run([source], tmp_path / "out", dehazer, memory=least[1], mask=tmp_path / "mask.png") == ["done"]
+
+
+def test_what_a_dead_run_left_goes_also_where_all_is_there_already(tmp_path, dehazer):
+    source = picture(tmp_path / "a.png")
+    run([source], tmp_path / "out", dehazer)
+    (tmp_path / "out/.famkern-0123.part").touch()
+    run([source], tmp_path / "out", dehazer, dry_run=True)
+    assert (tmp_path / "out/.famkern-0123.part").exists()
+    run([source], tmp_path / "out", dehazer)
+    assert os.listdir(tmp_path / "out") == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_with_advice(tmp_path, dehazer, monkeypatch):
+    def refused(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    jobs = plan_jobs([picture(tmp_path / "a.png")], tmp_path / "out")
+    monkeypatch.setattr(Path, "mkdir", refused)
+    (outcome,) = dehaze_files(jobs, dehazer)
+    assert outcome.problem == (
+        f"{tmp_path}/out: cannot be written (No such file or directory); check the folder, its permissions and the disk"
+    )
 
 
 def test_time_is_kept_if_asked_for(tmp_path, dehazer):

@@ -171,7 +171,9 @@ class TestRaw:
     @pytest.mark.parametrize("suffix", [".nef", ".CR3", ".dng"])
     def test_damage_is_one_line(self, tmp_path, suffix):
         (tmp_path / f"a{suffix}").write_bytes(b"II*\0" + bytes(999))
-        with pytest.raises(ImageError, match=f"a{suffix}: "):
+        with pytest.raises(
+            ImageError, match=rf"a{suffix}: cannot be developed \(LibRaw\w+: [^'\"]*\); get another copy"
+        ):
             read(tmp_path / f"a{suffix}")
 
     @pytest.fixture
@@ -181,7 +183,9 @@ class TestRaw:
 
     def test_what_libraw_says_of_a_file_it_cannot_develop_is_in_the_one_line(self, path, capfd):
         path.write_bytes(path.read_bytes()[:-2000])
-        with pytest.raises(ImageError, match=r"a\.dng: cannot be developed \(LibRawIOError: .*\); get another copy"):
+        with pytest.raises(
+            ImageError, match=r"a\.dng: cannot be developed \(LibRawIOError: Input/output error\); get another copy"
+        ):
             read(path)
         assert capfd.readouterr() == ("", "")
 
