@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from safetensors.torch import save_file
 from famkern import cli, dehaze, images, models
 from famkern.cli.info import info
 from famkern.models import Student
+
+sys.path.insert(0, str(Path(__file__).parent / "images"))
+from corpus import dng
 
 FAMKERN = [sys.executable, "-m", "famkern"]
 
@@ -233,6 +237,25 @@ def test_names_of_any_bytes_are_told_with_escapes(tmp_path):
         assert result.stderr == f"famkern: {tmp_path}/a\\x1b[31m\\n\\xff.png: is empty; get another copy of the file\n"
 
 
+def test_strength_goes_beyond_the_network_s_result(picture, tmp_path, command):
+    assert command("dehaze", picture, "-o", tmp_path / "a.png", "--strength", "1.7").returncode == 0
+    hazy, result = (np.asarray(Image.open(path)) for path in (picture, tmp_path / "a.png"))
+    assert np.array_equal(result, dehaze(hazy, strength=1.7))
+    assert not np.array_equal(result, dehaze(hazy))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell):
+    result = famkern(env=os.environ | {"_FAMKERN_COMPLETE": f"source_{shell}"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"_FAMKERN_COMPLETE=complete_{shell}" in result.stdout
+
+
+def test_commands_are_completed():
+    words = {"COMP_WORDS": "famkern de", "COMP_CWORD": "1", "_FAMKERN_COMPLETE": "complete_bash"}
+    assert famkern(env=os.environ | words).stdout.split() == ["dehaze"]
+
+
 class TestStreams:
     def test_from_and_to(self, picture, tmp_path):
         expected = famkern("dehaze", picture, "-o", "-", text=False).stdout
@@ -254,6 +277,22 @@ class TestStreams:
         assert (result.returncode, result.stdout) == (1, b"")
         assert result.stderr.startswith("famkern: standard input: ")
         assert result.stderr.count("\n") == 1
+
+    def test_no_other_name_than_theirs_is_told(self, picture, tmp_path, command):
+        stdin = picture.read_bytes()
+        suffix = command("dehaze", "-", "-o", "-", "--suffix", "-clear", stdin=stdin)
+        json_line = command("dehaze", "-", "-o", tmp_path / "a.png", "--json", stdin=stdin)
+        planned = command("dehaze", "-", "-o", tmp_path / "b.png", "--dry-run", stdin=stdin)
+        assert suffix.returncode == 2
+        assert suffix.stderr.startswith("famkern: standard output: --suffix is for ")
+        assert json.loads(json_line.stdout)["source"] == "standard input"
+        assert planned.stdout.decode() == f"standard input -> {tmp_path}/b.png\n"
+
+    def test_a_raw_is_known_by_its_content(self, command):
+        pytest.importorskip("rawpy", reason="needs rawpy (pip install 'famkern[formats]')")
+        result = command("dehaze", "-", "-o", "-", stdin=dng(np.full((64, 96), 20_000, np.uint16)))
+        assert (result.returncode, result.stderr) == (0, "")
+        assert Image.open(io.BytesIO(result.stdout)).format == "PNG"
 
     def test_wrong_usage(self, picture, tmp_path, command):
         for arguments in (("-", picture, "-o", tmp_path), (tmp_path, "-o", "-"), (picture, "-o", "-", "--json")):

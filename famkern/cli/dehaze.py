@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -119,7 +118,11 @@ def dehaze(
             where = Engine(engine, address, workers)
             where.check([*inputs, output], device)
             streams = stack.enter_context(pipes.streams(inputs, output, format))
-            jobs = batch.plan_jobs(streams.inputs, streams.output, recursive=recursive, options=options)
+            told.named = streams.named
+            try:
+                jobs = batch.plan_jobs(streams.inputs, streams.output, recursive=recursive, options=options)
+            except ValueError as error:
+                raise ValueError(streams.named(str(error))) from error
             at = {"device": device, "dtype": dtype, "threads": threads, "window": window, "scale": parse_scale(scale)}
             dehazer = Dehazer(model, strength=strength, **at)  # type: ignore[arg-type]
             dehaze_files = stack.enter_context(where.running())
@@ -134,9 +137,7 @@ def dehaze(
             outcomes = dehaze_files(jobs, dehazer, options, progress)
         try:
             for outcome in outcomes:
-                told.add(
-                    outcome if outcome.problem is None else replace(outcome, problem=streams.named(outcome.problem))
-                )
+                told.add(outcome)
                 bar.update(task, completed=told.total)
         except KeyboardInterrupt:
             bar.stop()

@@ -60,7 +60,7 @@ def streams(inputs: Sequence[str], output: str, format: str | None) -> Iterator[
             taken = Path(folder, "stdin")
             with taken.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-            source = str(taken.rename(taken.with_suffix(_suffix(taken))))
+            source = str(_by_its_content(taken))
         target = (
             os.path.join(folder, "stdout" + (f".{format}" if format else _suffix(source))) if output == PIPE else output
         )
@@ -71,10 +71,24 @@ def streams(inputs: Sequence[str], output: str, format: str | None) -> Iterator[
             sys.stdout.buffer.flush()
 
 
+def _by_its_content(file: Path) -> Path:
+    """The file, renamed after its content. Camera RAWs are known by a suffix only, and any of these will do."""
+    if _format(file) is None:
+        raw = file.rename(file.with_suffix(".dng"))
+        if _format(raw):
+            return raw
+        file = raw.rename(file)
+    return file.rename(file.with_suffix(_suffix(file)))
+
+
 def _suffix(path: str | os.PathLike[str]) -> str:
     """By the content of a picture, else that of PNG, which holds anything; what is wrong will be told when it is read."""
-    try:
-        format = images.header(path).format
-    except images.ImageError:
-        return ".png"
+    format = _format(path)
     return next((suffix for suffix, name in images.SUFFIXES.items() if name == format), ".png")
+
+
+def _format(path: str | os.PathLike[str]) -> str | None:
+    try:
+        return images.header(path).format
+    except images.ImageError:
+        return None

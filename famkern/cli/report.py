@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ class Report:
     file      the same lines, here
     dry_run   of each file, a line on standard output that says what would become of it
     silent    never on standard output, where a picture goes
+    named     what to say for the names of files, where others than the user's stand in
     """
 
     quiet: bool = False
@@ -51,6 +52,7 @@ class Report:
     dry_run: bool = False
     silent: bool = False
     file: TextIO | None = None
+    named: Callable[[str], str] = str
     done: int = 0
     failed: int = 0
     skips: Counter[Skip] = field(default_factory=Counter)
@@ -76,7 +78,7 @@ class Report:
             if outcome.skipped is Skip.FORMAT:
                 self.formats[job.source.suffix.lower() or NO_SUFFIX] += 1
         if outcome.problem:
-            complain(outcome.problem)
+            complain(self.named(outcome.problem))
         line = json.dumps(self._fields(outcome))
         if self.file:
             print(line, file=self.file, flush=True)
@@ -86,7 +88,7 @@ class Report:
             what = f": skipped, {outcome.skipped.value}" if outcome.skipped else f" -> {job.target}"
             if outcome.disk:
                 what += f" ({format_bytes(outcome.disk)} on disk meanwhile)"
-            print(images.printable(f"{job.source}{what}"), flush=True)
+            print(images.printable(self.named(f"{job.source}{what}")), flush=True)
 
     def close(self, output: str) -> None:
         """Tell how many there were."""
@@ -106,10 +108,10 @@ class Report:
         if outcome.done:
             paths |= {name: path for name, path in job.named_outputs.items() if path}
         reason = outcome.problem or (outcome.skipped and outcome.skipped.value)
-        fields: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+        fields: dict[str, Any] = {name: self.named(str(path)) for name, path in paths.items()}
         fields["status"] = "failed" if outcome.problem else "skipped" if outcome.skipped else self._verb
         if reason:
-            fields["reason"] = reason
+            fields["reason"] = self.named(reason)
         if outcome.disk:
             fields["disk"] = outcome.disk
         if took:
