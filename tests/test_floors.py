@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 # room -> rooms that it may import, besides itself
 FLOORS = {
-    "__main__": {"cli"},
+    "__main__": {"cli", "interruption"},
+    "interruption": set(),
     "cli": {
         "batch",
         "bench",
@@ -23,12 +24,13 @@ FLOORS = {
         "serve",
         "video",
         "cluster",
+        "interruption",
     },
     "serve": {"batch", "dehazer", "engine", "images", "models", "ops"},
     "cluster": {"batch", "dehazer", "images"},
     "batch": {"dehazer", "engine", "images", "video"},
     "video": {"dehazer", "images"},
-    "bench": {"dehazer", "export", "images", "models", "ops"},
+    "bench": {"batch", "dehazer", "engine", "export", "images", "models", "ops", "training", "video"},
     "selftest": {"dehazer", "models", "ops"},
     "export": {"dehazer", "images", "models"},
     "distillation": {"ops"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .results import Results, in_words, psnr_of
+from .results import Results, in_times, in_words, psnr_of
 
 
 def page(results: Results, picture: str | None = None) -> str:
@@ -43,7 +43,7 @@ def page(results: Results, picture: str | None = None) -> str:
         lines += [f"## {comparison.title}", "", f"| | a {comparison.unit} | |", "|---|---|---|"]
         first = next(iter(comparison.medians.values()), 0.0)
         for label, median in comparison.medians.items():
-            lines.append(f"| {label} | {in_words(median)} | {median / first:.2g}x |")
+            lines.append(f"| {label} | {in_words(median)} | {in_times(median / first)} |")
         lines += ["", *(f"Left out: {label}: {reason}." for label, reason in comparison.left_out.items()), ""]
     if results.memory:
         lines += ["## Memory", "", "Peak resident memory of one picture, beyond that of the process before it.", ""]
@@ -72,7 +72,7 @@ def _summary(results: Results, model: str) -> list[str]:
             if row is None:
                 cells.append("")
                 continue
-            ratio = "" if row is group[0] else f", {row.median / group[0].median:.2g}x"
+            ratio = "" if row is group[0] else f", {in_times(row.median / group[0].median)}"
             cells.append(f"{in_words(row.median)}{ratio}")
             psnr = psnr_of(row)
         lines.append(f"| {entry.label} | {' | '.join(cells)} | {f'{psnr:.2f} dB' if psnr else ''} |")

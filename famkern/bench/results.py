@@ -180,6 +180,11 @@ def in_words(seconds: float) -> str:
     )
 
 
+def in_times(ratio: float) -> str:
+    """With two digits or more."""
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2g}x"
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

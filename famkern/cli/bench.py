@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from .. import bench as benchmarks
 from .. import images
-from ..bench.results import in_words, psnr_of
+from ..bench.results import in_times, in_words, psnr_of
 from .options import ThreadsOption
 from .terminal import complain, err, fail, out, wrong_usage
 
@@ -87,7 +87,7 @@ def _show(results: benchmarks.Results) -> None:
         table = Table("", *(Column(title, justify="right") for title in (f"a {comparison.unit}", "")), box=None)
         first = next(iter(comparison.medians.values()), 0.0)
         for label, median in comparison.medians.items():
-            table.add_row(escape(label), in_words(median), f"{median / first:.2g} x")
+            table.add_row(escape(label), in_words(median), in_times(median / first))
         print(f"\n{comparison.title}")
         out.print(table, highlight=False)
         for label, reason in comparison.left_out.items():
