@@ -124,6 +124,8 @@ def inspect(file: BinaryIO) -> Stored:
 
     channels = {PALETTE: 3, INKS: 3}.get(photometric, base + alpha)
     nodata = None if mask else _nodata(directories.main, dtype)
+    if nodata is None and not mask and not all(page.databytecounts):
+        nodata = 0.0  # which tiles without data are read as
     stored_bytes = array_bytes(width * height, samples_per_pixel, dtype)
     segment = array_bytes((page.tilewidth or width) * (page.tilelength or page.rowsperstrip), samples_per_pixel, dtype)
     if segment > 4 * stored_bytes + MAX_PADDING:

@@ -179,9 +179,9 @@ class TestBands:
                 write(tmp_path / "b", read(tmp_path / "a.tif"), format=format)
 
 
-def test_tiles_without_data_are_left_out_by_gdal(tmp_path, valid):
+def test_tiles_without_data_are_left_out_by_gdal(tmp_path, dehazer):
     samples = np.zeros((64, 64, 3), U8)
-    samples[:32, :32] = 9
+    samples[:32, :32] = 90 + np.arange(32)[:, None, None]
     tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", tile=(32, 32))
     data = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -193,6 +193,11 @@ def test_tiles_without_data_are_left_out_by_gdal(tmp_path, valid):
                 data[at : at + size] = bytes(size)
     (tmp_path / "a.tif").write_bytes(data)
     assert np.array_equal(read(tmp_path / "a.tif").pixels, samples)
+    dehaze(tmp_path / "a.tif", tmp_path / "b.tif", dehazer)
+    again = read(tmp_path / "b.tif").pixels
+    assert not again[32:].any()
+    assert not again[:, 32:].any()
+    assert not np.array_equal(again, samples)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
