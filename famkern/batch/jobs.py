@@ -87,16 +87,9 @@ class Options:
         elif self.format is not None:
             extension = f".{self.format}"
         else:
-            extension = _extension(source.suffix)
+            known = source.suffix.lower()
+            extension = source.suffix if known in images.SUFFIXES else images.suffix_of(images.READ_SUFFIXES.get(known))
         return f"{source.stem}{self.suffix}{extension}"
-
-
-def _extension(suffix: str) -> str:
-    """This one where it can be written; else the first of the same format, else that of PNG."""
-    if suffix.lower() in images.SUFFIXES:
-        return suffix
-    format = images.READ_SUFFIXES.get(suffix.lower())
-    return next((other for other, name in images.SUFFIXES.items() if name == format), ".png")
 
 
 @dataclass(frozen=True)

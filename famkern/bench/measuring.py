@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -76,16 +77,10 @@ def interleaved(runs: Sequence[Run], image: Tensor, rounds: int) -> list[list[fl
     taken: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for index, run in enumerate(runs):
-            seconds = _timed(run, image)
+            seconds = _seconds(partial(run, image))
             # What the one before it left in the caches and in idle threads is not this one's time, where that is short.
-            taken[index].append(seconds if seconds > LONG else _timed(run, image))
+            taken[index].append(seconds if seconds > LONG else _seconds(partial(run, image)))
     return taken
-
-
-def _timed(run: Run, image: Tensor) -> float:
-    start = time.perf_counter()
-    run(image)
-    return time.perf_counter() - start
 
 
 def run(plan: Plan, progress: Progress = lambda line: None) -> Results:

@@ -41,9 +41,7 @@ def page(results: Results, picture: str | None = None) -> str:
         lines.append("")
     for comparison in results.comparisons:
         lines += [f"## {comparison.title}", "", f"| | a {comparison.unit} | |", "|---|---|---|"]
-        first = next(iter(comparison.medians.values()), 0.0)
-        for label, median in comparison.medians.items():
-            lines.append(f"| {label} | {in_words(median)} | {in_times(median / first)} |")
+        lines += [f"| {' | '.join(row)} |" for row in comparison.rows()]
         lines += ["", *(f"Left out: {label}: {reason}." for label, reason in comparison.left_out.items()), ""]
     if results.memory:
         lines += ["## Memory", "", "Peak resident memory of one picture, beyond that of the process before it.", ""]

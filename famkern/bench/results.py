@@ -103,6 +103,12 @@ class Comparison:
         """Seconds."""
         return {label: statistics.median(seconds) for label, seconds in self.seconds.items()}
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What tables have of each: its label, its median, and how many times the first one's that is."""
+        medians = self.medians
+        first = next(iter(medians.values()), 0.0)
+        return [(label, in_words(median), in_times(median / first)) for label, median in medians.items()]
+
 
 @dataclass(frozen=True)
 class LeftOut:

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from .. import bench as benchmarks
 from .. import images
-from ..bench.results import in_times, in_words, psnr_of
+from ..bench.results import psnr_of
 from .options import ThreadsOption
 from .terminal import complain, err, fail, out, wrong_usage
 
@@ -85,9 +85,8 @@ def _show(results: benchmarks.Results) -> None:
         out.print(table, highlight=False)
     for comparison in results.comparisons:
         table = Table("", *(Column(title, justify="right") for title in (f"a {comparison.unit}", "")), box=None)
-        first = next(iter(comparison.medians.values()), 0.0)
-        for label, median in comparison.medians.items():
-            table.add_row(escape(label), in_words(median), in_times(median / first))
+        for label, *figures in comparison.rows():
+            table.add_row(escape(label), *figures)
         print(f"\n{comparison.title}")
         out.print(table, highlight=False)
         for label, reason in comparison.left_out.items():

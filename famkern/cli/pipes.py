@@ -61,9 +61,10 @@ def streams(inputs: Sequence[str], output: str, format: str | None) -> Iterator[
             with taken.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
             source = str(_by_its_content(taken))
-        target = (
-            os.path.join(folder, "stdout" + (f".{format}" if format else _suffix(source))) if output == PIPE else output
-        )
+        target = output
+        if output == PIPE:
+            suffix = f".{format}" if format else images.suffix_of(_format(source))
+            target = os.path.join(folder, f"stdout{suffix}")
         yield Streams([source], target, folder)
         if output == PIPE and os.path.exists(target):
             with open(target, "rb") as file:
@@ -78,16 +79,11 @@ def _by_its_content(file: Path) -> Path:
         if _format(raw):
             return raw
         file = raw.rename(file)
-    return file.rename(file.with_suffix(_suffix(file)))
-
-
-def _suffix(path: str | os.PathLike[str]) -> str:
-    """By the content of a picture, else that of PNG, which holds anything; what is wrong will be told when it is read."""
-    format = _format(path)
-    return next((suffix for suffix, name in images.SUFFIXES.items() if name == format), ".png")
+    return file.rename(file.with_suffix(images.suffix_of(_format(file))))
 
 
 def _format(path: str | os.PathLike[str]) -> str | None:
+    """By the content of a picture; None for what is none, of which reading it will tell."""
     try:
         return images.header(path).format
     except images.ImageError:

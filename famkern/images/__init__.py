@@ -30,6 +30,7 @@ from .picture import (
     is_picture,
     is_readable,
     printable,
+    suffix_of,
 )
 from .reading import Header, header, holds_picture, read
 from .tiff import TILE
@@ -72,6 +73,7 @@ __all__ = [
     "replacing",
     "side_by_side",
     "side_by_side_bytes",
+    "suffix_of",
     "temporary",
     "write",
     "writing",

@@ -221,6 +221,11 @@ class Stored:
         return self.channels in (2, 4)
 
 
+def suffix_of(format: str | None) -> str:
+    """The first suffix of a format; that of PNG, which holds anything, for one that cannot be written."""
+    return next((suffix for suffix, name in SUFFIXES.items() if name == format), ".png")
+
+
 def is_picture(suffix: str) -> bool:
     """Whether files of this suffix, in lower case, are pictures (or films that are not read), whether read or not."""
     kind, _ = _kinds.guess_type(f"a{suffix}")

@@ -91,11 +91,11 @@ def find_depths(folder: str | os.PathLike[str]) -> list[DepthPair]:
         raise ValueError(f"{folder}: a folder that holds rgb/ and depth/ expected, but there is no {views}")
     if not depths.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    depth_files = sorted(
+    depth_files = [
         path
-        for path in depths.iterdir()
-        if not path.name.startswith(".") and (path.suffix.lower() in NUMPY_SUFFIXES or _is_picture(path))
-    )
+        for path in _visible(depths)
+        if path.suffix.lower() in NUMPY_SUFFIXES or images.is_readable(path.suffix.lower())
+    ]
     if depths == views:
         depth_files = [path for path in depth_files if re.search("(^|_)(depth|disp)", path.stem)]
     by_name = {_plain(path): path for path in pictures(views) if path not in depth_files}
@@ -147,23 +147,24 @@ def _one_of(folder: str | os.PathLike[str], names: tuple[str, ...]) -> Path:
 def pictures(folder: Path, *, recursive: bool = False) -> list[Path]:
     """The pictures in a folder, with those below it if `recursive`, in the order of their names; a line in the log tells of
     those that are not read. What begins with a dot, or lies in a folder that does, is not looked at."""
-    entries = folder.rglob("*") if recursive else folder.iterdir()
-    visible = sorted(
-        path
-        for path in entries
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and not path.is_dir()
-    )
-    left_out = [path for path in visible if images.is_picture(path.suffix.lower()) and not _is_picture(path)]
+    known = [path for path in _visible(folder, recursive) if images.is_picture(path.suffix.lower())]
+    read = [path for path in known if images.is_readable(path.suffix.lower())]
+    left_out = [path.suffix.lower() for path in known if not images.is_readable(path.suffix.lower())]
     if left_out:
-        suffixes = ", ".join(sorted({path.suffix.lower() for path in left_out}))
+        suffixes = ", ".join(sorted(set(left_out)))
         logger.warning(
             images.printable(f"{folder}: {len(left_out)} files are left out, which are not read: {suffixes}")
         )
-    return [path for path in visible if _is_picture(path)]
+    return read
 
 
-def _is_picture(path: Path) -> bool:
-    return images.is_readable(path.suffix.lower())
+def _visible(folder: Path, recursive: bool = False) -> list[Path]:
+    """Files, in the order of their names, but those that are hidden."""
+    return sorted(
+        path
+        for path in (folder.rglob("*") if recursive else folder.iterdir())
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and not path.is_dir()
+    )
 
 
 def _plain(path: Path) -> str:
