@@ -1,4 +1,6 @@
+import signal
 import zlib
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,6 +24,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def seeded(request: pytest.FixtureRequest) -> None:
     """What a test draws depends on its name alone, so that one that fails anywhere fails everywhere."""
     torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Commands that were interrupted in this process ignore further interrupts to their end, which here is not the end."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
