@@ -261,11 +261,11 @@ def _begun(job: Job, batch: _Batch) -> Outcome | _Picture:
     """The outcome, where it is known without work, as that of a film, which is done here; else the picture to do."""
     options, dehazer = batch.options, batch.dehazer
     missing = _missing(job, options)
-    if isinstance(missing, Outcome):
-        if missing.skipped is Skip.THERE and not options.dry_run:
-            batch.prepare(job.outputs)  # a run that was killed may have left something beside them
-        return missing
     try:
+        if isinstance(missing, Outcome):
+            if missing.skipped is Skip.THERE and not options.dry_run:
+                batch.prepare(job.outputs)  # a run that was killed may have left something beside them
+            return missing
         if job.is_film:
             limited = films.checked(job, dehazer, options)
             if not options.dry_run:
