@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -43,6 +44,8 @@ class Commands(TyperGroup):
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
         name, _, rest = super().resolve_command(ctx, args)
         command = name and load(name)
+        gc.freeze()
+        gc.enable()
         interruption.as_exception()
         return name, command, rest
 
@@ -93,3 +96,4 @@ def main() -> None:
         app(prog_name="famkern")
     finally:
         interruption.ignored()
+        gc.freeze()  # what is left goes with the process; to search it for garbage takes as long as to import it
