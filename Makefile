@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 # with, and a NumPy that its interpreter works with.
 TRITON := triton==3.6.0 numpy<2.4
 
-.PHONY: demo test lint format docs fuzz bench bench-check native instructions cross emulate sanitize kill soak gpu-check gpu-train build wheel clean help
+.PHONY: demo test oldest lint format docs fuzz bench bench-check native instructions cross emulate sanitize kill soak gpu-check gpu-train build wheel clean help
 
 help:
 	@echo "make demo     set up and dehaze a bundled photograph"
@@ -29,6 +29,7 @@ help:
 	@echo "make soak     two hours of a web page and of films, with an eye on memory; fewer: make soak MINUTES=10"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make bench-check BASE=REF  compare this tree's speed with that of another commit"
+	@echo "make oldest   test that wheel with the oldest PyTorch and NumPy that it may meet"
 	@echo "make wheel    the source distribution and the wheel, in dist"
 	@echo "make clean    remove the environment and everything built"
 
@@ -185,10 +186,31 @@ build: $(VENV)/.installed
 wheel: $(VENV)/.installed
 	rm -rf dist
 	FAMKERN_REQUIRE_EXT=1 $(BIN)/python -m build --no-isolation
-	PATH="$(abspath $(BIN)):$$PATH" auditwheel -q repair --only-plat --exclude 'libtorch*.so' --exclude libc10.so \
-	    -w dist dist/*-linux_*.whl
-	rm dist/*-linux_*.whl
+	$(call repair,dist)
 	@ls dist/*
+
+# The wheel in this folder becomes one for the oldest systems that have what it needs.
+define repair
+PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --only-plat --exclude 'libtorch*.so' --exclude libc10.so -w $(1) $(1)/*-linux_*.whl
+rm $(1)/*-linux_*.whl
+endef
+
+# That wheel, of what is built here already, in a bare environment with the oldest PyTorch and NumPy that it may meet, and
+# there the quick tests of what becomes of a picture. The headers of that PyTorch must do too, for who builds with them.
+OLDEST       := build/oldest
+OLDEST_TESTS := tests/models tests/ops/test_stages.py tests/ops/test_conv.py tests/ops/test_reduced.py tests/test_dehazer.py tests/test_citizen.py
+OLDEST_TORCH  = $$($(OLDEST)/bin/python -c 'import torch; print(torch.__path__[0])')
+oldest: build
+	rm -rf $(OLDEST)/build $(OLDEST)/dist
+	$(BIN)/python setup.py -q build -b $(OLDEST)/build bdist_wheel -d $(OLDEST)/dist
+	$(call repair,$(OLDEST)/dist)
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check pytest pytest-xdist $(OLDEST)/dist/*.whl \
+	    $$(sed -En 's/^ *"(torch|numpy)>=([0-9.]+)",/\1==\2.*/p' pyproject.toml)
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall $(OLDEST)/dist/*.whl
+	$(CXX) -std=c++17 -fsyntax-only -Icsrc -isystem $(OLDEST_TORCH)/include -DTORCH_TARGET_VERSION=0x020a000000000000 csrc/*.cpp
+	ln -sfn ../../tests ../../pyproject.toml $(OLDEST)
+	cd $(OLDEST) && OMP_WAIT_POLICY=passive bin/python -m pytest -q -n auto --maxprocesses 4 -m "not slow" $(OLDEST_TESTS)
 
 $(VENV)/.installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

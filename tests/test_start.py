@@ -95,6 +95,38 @@ def test_further_interrupts_change_nothing(fails):
     assert (result.returncode, result.stderr) == ((130, "famkern: interrupted\n") if fails else (0, ""))
 
 
+def test_no_garbage_is_searched_for_while_the_command_is_imported_nor_at_its_end():
+    """Each search walks through all of PyTorch, which takes half a second; while pictures are dehazed it is needed."""
+    result = python("""
+        import atexit, gc, sys
+
+        class Module:
+            @property
+            def info(self):
+                Garbage()
+                print("imported", gc.isenabled())
+                return info
+
+        def info() -> None:
+            print("run", gc.isenabled(), gc.get_freeze_count() > 1000)
+            Garbage()
+
+        class Garbage:
+            def __init__(self):
+                self.me = self
+
+            def __del__(self):
+                print("collected")
+
+        atexit.register(lambda: print("end", gc.isenabled()))
+        sys.modules["famkern.cli.info"] = Module()
+        sys.argv = ["famkern", "info"]
+        from famkern.__main__ import main
+        main()
+    """)
+    assert result.stdout.split("\n") == ["imported False", "run True True", "end True", ""], result.stderr
+
+
 def test_the_version_is_told_in_one_place():
     for command in (["-m", "famkern"], ["-c", "from famkern.__main__ import main; main()"]):
         result = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=False)
