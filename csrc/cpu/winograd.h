@@ -93,9 +93,10 @@ inline void pack(const float* weight, int inputs, int outputs, float* u) {
 // P = B^T rows. rows[r]: `count` pixels of K channels; P: [6][kColumns][K].
 template <int K>
 void columns(const float* const (&rows)[6], int count, float* P) {
+    const float* const row[6] = {rows[0], rows[1], rows[2], rows[3], rows[4], rows[5]};  // which no store can change
     for (int x = 0; x < count * K; x += kLanes) {
         Vec d[6], o[6];
-        for (int r = 0; r < 6; ++r) d[r] = load(rows[r] + x);
+        for (int r = 0; r < 6; ++r) d[r] = load(row[r] + x);
         forward(d, o);
         for (int i = 0; i < 6; ++i) store(P + i * kColumns * K + x, o[i]);
     }
@@ -124,6 +125,7 @@ void products(const float* P, const float* U, int tiles, float* Q, Between& betw
                 for (int j = 0; j < 6; j += kF) {
                     Vec sums[kF][kGroup][kParts] = {};
                     const float* v = &V[j][0][0];
+#pragma GCC unroll 4
                     for (int k = 0; k < K; ++k, ++v, u += kF * kOutputs) {
 #pragma GCC unroll 8
                         for (int f = 0; f < kF; ++f) {
