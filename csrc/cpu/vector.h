@@ -132,8 +132,8 @@ FAMKERN_INLINE void store(Half* p, Vec v) {
 #endif
 }
 
-// Stores past the caches, for results too large to be found there again. `p` is aligned to what is stored. Not with AVX2:
-// the halves of a line, stored past the caches one after the other, made whole networks 5 to 20 % slower (Zen 3).
+// Stores past the caches, for results too large to be found there again. `p` is aligned to what is stored. Not with
+// AVX2: the halves of a line, stored past the caches one after the other, made whole networks 5 to 20 % slower (Zen 3).
 FAMKERN_INLINE void stream(Float* p, Vec v) {
 #if defined(FAMKERN_ISA_AVX512)
     _mm512_stream_ps(&p->value, v);
