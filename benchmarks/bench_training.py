@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from famkern import feature_affinity_loss
+from famkern import bench, feature_affinity_loss
 from famkern.bench import FAMKERN
-from famkern.bench.suites import BATCH, SIDE, training, trainings
+from famkern.bench.suites import BATCH, SIDE, trainings
 
 THREADS = 2
 ROUNDS = 9
@@ -36,15 +36,9 @@ def peak_bytes(label: str) -> int:
 
 
 def test_training_step() -> None:
-    torch.set_num_threads(THREADS)
-    with training(THREADS) as suite:  # a wrong gradient ends it
-        times: dict[str, list[float]] = {label: [] for label in suite.runs}
-        for _ in range(ROUNDS):
-            for label, step in suite.runs.items():
-                begin = time.perf_counter()
-                step()
-                times[label].append(time.perf_counter() - begin)
-    medians = {label: statistics.median(taken) for label, taken in times.items()}
+    plan = bench.Plan(models=(), memory=(), suites=("training",), rounds=ROUNDS, threads=THREADS)
+    (steps,) = bench.run(plan).comparisons  # a wrong gradient ends it
+    medians = steps.medians
 
     # The affinity alone, since its share is far below the noise of whole steps.
     output = torch.rand(BATCH, 3, SIDE, SIDE, requires_grad=True)
@@ -64,7 +58,7 @@ def test_training_step() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
-    step = trainings()[sys.argv[1]].step
+    step = trainings()[sys.argv[1]]().step
     before = high_water()
     step()
     step()

@@ -140,23 +140,27 @@ class Training:
         self.optimiser.step()
 
 
-def trainings() -> dict[str, Training]:
+def trainings() -> dict[str, Callable[[], Training]]:
     """The student on famkern's operators and on PyTorch's, with the feature affinity loss fused, as in the paper, or not at
-    all."""
+    all; each is made when it is called."""
     from ..training.fused import FusedStudent
 
     def student() -> models.Student:
         torch.manual_seed(0)
         return models.Student()
 
-    channels_last = Training(student().to(memory_format=torch.channels_last), feature_affinity_loss)  # type: ignore[call-overload]
-    channels_last.hazy = channels_last.hazy.contiguous(memory_format=torch.channels_last)
+    def channels_last() -> Training:
+        network = student().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        made = Training(network, feature_affinity_loss)
+        made.hazy = made.hazy.contiguous(memory_format=torch.channels_last)
+        return made
+
     return {
-        FAMKERN: Training(FusedStudent(student()), feature_affinity_loss),
-        f"{FAMKERN}, no affinity": Training(FusedStudent(student()), None),
-        f"{FAMKERN}, paper's affinity": Training(FusedStudent(student()), paper),
+        FAMKERN: lambda: Training(FusedStudent(student()), feature_affinity_loss),
+        f"{FAMKERN}, no affinity": lambda: Training(FusedStudent(student()), None),
+        f"{FAMKERN}, paper's affinity": lambda: Training(FusedStudent(student()), paper),
         "PyTorch, channels_last, famkern's affinity": channels_last,
-        "PyTorch, paper's affinity": Training(student(), paper),
+        "PyTorch, paper's affinity": lambda: Training(student(), paper),
     }
 
 
@@ -164,7 +168,7 @@ def trainings() -> dict[str, Training]:
 def training(threads: int) -> Iterator[Suite]:
     """A step of distillation of the student."""
     suite = Suite(f"A step of training of student, {BATCH} x {SIDE} x {SIDE}", "step")
-    candidates = trainings()
+    candidates = {label: make() for label, make in trainings().items()}
     exact = candidates["PyTorch, paper's affinity"].gradients().double()
     for label, candidate in candidates.items():
         if candidate.loss is not None:
