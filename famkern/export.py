@@ -144,7 +144,7 @@ def _require_onnx() -> None:
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, description: dict[str, str]) -> None:
-    with _quiet():
+    with quiet():
         made: Any = torch.onnx.export(
             program,
             dynamo=True,
@@ -175,8 +175,8 @@ def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says of packages that it could use, and of its own deprecated ways."""
+def quiet() -> Iterator[None]:
+    """Without what exporters and tracers say of packages that it could use, and of its own deprecated ways."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

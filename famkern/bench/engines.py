@@ -11,19 +11,23 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..export import quiet
+
 Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]  # height, width
 
 INSTALL = "pip install 'famkern[bench]'"
+PNNX_PIXELS = 2**19  # of a picture for which pnnx may prepare a network: it takes 10 KiB for each and more
 
 
 class Missing(Exception):
-    """An engine that is not installed here; the message names what is missing."""
+    """An engine that is not installed here, or cannot run the network; the message says why."""
 
 
 def _eager(network: nn.Module, size: Size, threads: int) -> Run:
@@ -57,18 +61,34 @@ def _openvino(network: nn.Module, size: Size, threads: int) -> Run:
 
 def _ncnn(network: nn.Module, size: Size, threads: int) -> Run:
     ncnn, pnnx = _package("ncnn"), _package("pnnx")
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
-        setattr(net.opt, name, False)
-    with tempfile.TemporaryDirectory() as folder:
-        # Inference mode would trace tensors that cannot be saved.
-        with torch.inference_mode(mode=False), torch.no_grad():
-            torch.jit.trace(network, torch.rand(1, 3, *size), check_trace=False).save(f"{folder}/network.pt")
-        shape = f"inputshape=[1,3,{size[0]},{size[1]}]"
-        subprocess.run([pnnx.EXEC_PATH, "network.pt", shape, "fp16=0"], cwd=folder, check=True, capture_output=True)
-        net.load_param(f"{folder}/network.ncnn.param")
-        net.load_model(f"{folder}/network.ncnn.bin")
+
+    def prepared(traced: Size, *others: Size) -> Any:
+        """The network from a trace at this size, for any size if there are others; None if ncnn cannot load it."""
+        net = ncnn.Net()
+        net.opt.num_threads = threads
+        for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
+            setattr(net.opt, name, False)
+        shapes = zip(("inputshape", "inputshape2"), (traced, *others), strict=False)
+        command = [pnnx.EXEC_PATH, "network.pt", "fp16=0", *(f"{name}=[1,3,{h},{w}]" for name, (h, w) in shapes)]
+        with tempfile.TemporaryDirectory() as folder:
+            # Inference mode would trace tensors that cannot be saved.
+            with torch.inference_mode(mode=False), torch.no_grad(), quiet():
+                torch.jit.trace(network, torch.rand(1, 3, *traced), check_trace=False).save(f"{folder}/network.pt")
+            code = subprocess.run(command, cwd=folder, check=False, capture_output=True).returncode
+            if code:
+                raise Missing(f"pnnx, which prepares the network for ncnn, ended with {code}")
+            if "pnnx." in Path(folder, "network.ncnn.param").read_text():  # layers that ncnn does not have
+                return None
+            loaded = net.load_param(f"{folder}/network.ncnn.param"), net.load_model(f"{folder}/network.ncnn.bin")
+        return net if loaded == (0, 0) else None
+
+    net = prepared((64, 96), (128, 160))
+    if net is None:  # the U-shaped student cuts maps to the size of others, which pnnx only knows for one size
+        if size[0] * size[1] > PNNX_PIXELS:
+            raise Missing("pnnx, which prepares the network for ncnn, would take tens of gigabytes of memory")
+        net = prepared(size)
+    if net is None:
+        raise Missing("ncnn cannot load the network")
 
     def run(image: Tensor) -> Tensor:
         extractor = net.create_extractor()
@@ -83,9 +103,10 @@ def _onnx(network: nn.Module, size: Size) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         example = (torch.rand(1, 3, *size),)
-        torch.onnx.export(
-            network, example, path, input_names=["image"], dynamo=True, external_data=False, verbose=False
-        )
+        with quiet():
+            torch.onnx.export(
+                network, example, path, input_names=["image"], dynamo=True, external_data=False, verbose=False
+            )
         return path.read_bytes()
 
 

@@ -166,7 +166,7 @@ def _measure_times(plan: Plan, model: str, threads: int, results: Results, progr
                 function = _function(entry, (height, width), threads)
             except Missing as missing:
                 entries = [other for other in entries if other != entry]
-                results.leave_out(entry, None, str(missing))
+                results.leave_out(entry, (height, width) if entry in last else None, str(missing))
                 continue
             result = function(image)  # compilers compile, memory is got
             if exact is None:
