@@ -24,6 +24,7 @@ Size = tuple[int, int]  # height, width
 
 INSTALL = "pip install 'famkern[bench]'"
 PNNX_PIXELS = 2**19  # of a picture for which pnnx may prepare a network: it takes 10 KiB for each and more
+NCNN_PIXELS = 2**22  # of a picture that ncnn may be given: beside the other engines more do not fit 24 GB
 
 
 class Missing(Exception):
@@ -61,6 +62,8 @@ def _openvino(network: nn.Module, size: Size, threads: int) -> Run:
 
 def _ncnn(network: nn.Module, size: Size, threads: int) -> Run:
     ncnn, pnnx = _package("ncnn"), _package("pnnx")
+    if size[0] * size[1] > NCNN_PIXELS:
+        raise Missing("ncnn would take too much memory beside the others")
 
     def prepared(traced: Size, *others: Size) -> Any:
         """The network from a trace at this size, for any size if there are others; None if ncnn cannot load it."""

@@ -49,8 +49,8 @@ class Plan:
     scales: Sequence[int] = (1, 2, 3, 6)
     sizes: Sequence[Size] = ((256, 256), (512, 512), (1080, 1920), (2160, 3840))
     rounds: int = 9
-    seconds: float = 180.0
-    limit: float = 60.0
+    seconds: float = 90.0
+    limit: float = 30.0
     memory: Sequence[Size] = ((512, 512), (1080, 1920), (2160, 3840))
     suites: Sequence[str] = tuple(SUITES)
     threads: int | None = None
