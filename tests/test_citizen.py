@@ -108,6 +108,13 @@ def test_results_do_not_depend_on_the_default_dtype(student, picture, default_dt
         assert {t.dtype for t in models.load(name).state_dict().values() if t.is_floating_point()} == {torch.float32}
 
 
+def test_a_windowed_network_does_not_depend_on_the_default_dtype(default_dtype):
+    network, image = UStudent((16, 16), (1, 1, 1), window=32).eval(), torch.rand(1, 3, 70, 90)
+    expected = network(image)
+    default_dtype(torch.bfloat16)
+    assert torch.equal(network(image), expected)
+
+
 def test_results_do_not_depend_on_the_default_device(student, picture):
     array = (picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     expected = famkern.dehaze(array)
