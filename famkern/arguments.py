@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import engine
+from .models import windows
 from .numeric import is_real, is_whole
 from .ops import reduced
 
@@ -19,8 +20,12 @@ MAX_THREADS = 1024
 
 def check_tensor(image: Tensor, dims: tuple[int, ...]) -> None:
     """A picture as a tensor, (3, H, W), or a batch of them; `dims` are the numbers of dimensions that will do."""
-    if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-        raise TypeError(f"a tensor image is floating point in [0, 1] or uint8, not {image.dtype}")
+    if image.dtype not in (torch.uint8, *MAP_DTYPES):
+        raise TypeError(
+            f"a tensor image is floating point of 16 to 64 bits in [0, 1], or uint8, not {image.dtype}: convert it first"
+        )
+    if image.layout != torch.strided or image.is_meta:
+        raise TypeError(f"a tensor image is dense and holds pixels, not {image.layout} on the device {image.device}")
     if image.dim() not in dims or image.shape[-3] != 3 or 0 in image.shape:
         shapes = " or ".join({3: "(3, H, W)", 4: "(B, 3, H, W)"}[dim] for dim in dims)
         raise ValueError(f"a tensor image has the shape {shapes}, not {tuple(image.shape)}")
@@ -28,6 +33,8 @@ def check_tensor(image: Tensor, dims: tuple[int, ...]) -> None:
 
 def check_array(image: np.ndarray | engine.Rows, dims: tuple[int, ...]) -> None:
     """A picture as an array, (H, W, 3), or a batch of them; `dims` are the numbers of dimensions that will do."""
+    if isinstance(image, np.ma.MaskedArray):
+        raise TypeError("a NumPy image has no mask: fill the masked pixels and give valid=, which says where data are")
     if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) and image.dtype.kind != "f":
         raise TypeError(f"a NumPy image is floating point in [0, 1], uint8 or uint16, not {image.dtype}")
     if len(image.shape) not in dims or image.shape[-1] != 3 or 0 in image.shape:
@@ -53,13 +60,27 @@ def parse_device(device: str | torch.device | None) -> torch.device | None:
         return None
     try:
         device = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {device!r}') from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device} was asked for, but PyTorch {torch.__version__} finds no CUDA device here")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f'device is "cpu", "cuda" or "cuda:N", not {str(device)!r}')
     return device
+
+
+def parse_window(window: int | None, own: int | None, levels: int) -> int | None:
+    """The side of channel attention's windows; None for those of the network, `own`, and 0 for the whole picture."""
+    if window is None:
+        return own
+    return None if is_whole(window) and window == 0 else windows.check(window, levels)
+
+
+def check_size(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of a picture."""
+    if not all(is_whole(side) and side >= 1 for side in (height, width)):
+        raise ValueError(f"height and width are whole numbers of 1 or more, not {height!r} and {width!r}")
+    return int(height), int(width)
 
 
 def parse_threads(threads: int | None) -> int | None:

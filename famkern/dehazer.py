@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import arguments, engine, models, pil, threads
-from .models import ordinary, windows
+from .models import ordinary
 from .models.student import IMAGE_MEAN, IMAGE_STD, fold_norm
 from .numeric import is_real
 from .ops import gpu, reduced, route
@@ -29,14 +30,34 @@ T = TypeVar("T", Tensor, np.ndarray, Image.Image)
 M = TypeVar("M", Tensor, np.ndarray)
 Map = Tensor | np.ndarray  # (H, W)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 SCALE = 1  # unless another is asked for
+
+
+def _outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """Leave calls out of the graphs that torch.compile makes, and refuse those of tracers, which need all of a program."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise RuntimeError(
+                "a Dehazer computes on compiled kernels, which cannot be traced or exported; "
+                "`famkern export` writes a network as ONNX or as a program of torch.export"
+            )
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*arguments, **options)  # type: ignore[no-any-return]
+        return function(*arguments, **options)
+
+    return call
 
 
 class Dehazer:
     """A dehazing network ready to run: packs its weights once, then takes any number of pictures.
 
     Instances may be called from several threads at once, copied, pickled and sent to other processes. Inside torch.compile
-    a call is left out of the graph.
+    a call is left out of the graph. No gradient passes through, and a model's own hooks do not run.
 
     Args:
         model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, a `Student` or `UStudent`.
@@ -90,7 +111,7 @@ class Dehazer:
         if network is model:  # else it was made here, as its family is
             ordinary.check(network)
         self._model = f"{network._get_name()}({network.extra_repr()})" if network is model else repr(str(model))
-        self.window = network.window if window is None else windows.check(window or None, network.levels)
+        self.window = arguments.parse_window(window, network.window, network.levels)
         self.scale_side: int | None = network.scale_side
         if self.scale == "auto" and self.scale_side is None:
             logger.warning("scale is 1 for all pictures: the weights do not say at which length of side they are best")
@@ -129,6 +150,7 @@ class Dehazer:
         given = (f"{name}={value}" for name, value in options.items() if value is not None)
         return f"Dehazer({', '.join([self._model, *given])})"
 
+    @_outside_graphs
     def __call__(self, image: T, *, progress: Callable[[float], None] | None = None, valid: Map | None = None) -> T:
         """Remove haze.
 
@@ -151,11 +173,6 @@ class Dehazer:
             MemoryBoundError: (a ValueError) for a memory bound below the least possible one, which it states.
             OSError: if maps must go to disk and there is no room.
         """
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(self._dehaze)(image, progress, valid)
-        return self._dehaze(image, progress, valid)
-
-    def _dehaze(self, image: Any, progress: Callable[[float], None] | None, valid: Map | None) -> Any:
         if isinstance(image, Image.Image):
             return self._dehaze_pil(image, progress, valid)
         if isinstance(image, np.ndarray):
@@ -164,6 +181,7 @@ class Dehazer:
             return self._dehaze_tensor(image, progress, valid)
         raise TypeError(f"image is a torch tensor, a NumPy array or a PIL image, not a {type(image).__name__}")
 
+    @_outside_graphs
     def stream(
         self,
         source: engine.Rows,
@@ -190,6 +208,7 @@ class Dehazer:
             raise ValueError(f"the sink is {sink.dtype} {sink.shape}, but the source is {source.dtype} {source.shape}")
         self._run(source, sink, self._default_device(), progress, arguments.check_valid(valid, source.shape))
 
+    @_outside_graphs
     def frame(
         self, frame: np.ndarray, means: Mapping[str, Tensor] | None = None, *, weight: float = 1.0
     ) -> tuple[np.ndarray, dict[str, Tensor]]:
@@ -217,6 +236,7 @@ class Dehazer:
         averages = engine.Averages(means or {}, float(weight))
         return self._dehaze_array(frame, None, None, averages), averages.after
 
+    @_outside_graphs
     def transmission(self, hazy: M, clear: M, *, valid: Map | None = None) -> M:
         """Estimate how much light comes through the haze, from a picture and what this made of it.
 
@@ -243,6 +263,7 @@ class Dehazer:
         if isinstance(before, Tensor) and isinstance(after, Tensor):
             arguments.check_tensor(before, dims=(3,))
             arguments.check_tensor(after, dims=(3,))
+            before, after = before.detach().resolve_neg(), after.detach().resolve_neg()
             device, before, after = self.device or before.device, before.permute(1, 2, 0), after.permute(1, 2, 0)
             out: Any = torch.empty(before.shape[:2], dtype=torch.float32, device=before.device)
         elif isinstance(before, np.ndarray) and isinstance(after, np.ndarray):
@@ -272,6 +293,7 @@ class Dehazer:
 
     def scale_of(self, height: int, width: int) -> int:
         """The scale at which a picture of this size is dehazed."""
+        height, width = arguments.check_size(height, width)
         return self.scale if isinstance(self.scale, int) else self._auto_scale(height, width)
 
     def _auto_scale(self, height: int, width: int) -> int:
@@ -308,11 +330,13 @@ class Dehazer:
             MemoryBoundError: as a call.
         """
         device = self._default_device()
+        height, width = arguments.check_size(height, width)
         with threads.use(self.threads):
             plan = self._plan(height, width, device, self.memory)
         return engine.spilled_bytes(plan.network if isinstance(plan, engine.ReducedPlan) else plan, device)
 
     def _least_need(self, plan: Callable[..., engine.Plan | engine.CarryPlan], height: int, width: int) -> int:
+        height, width = arguments.check_size(height, width)
         with threads.use(self.threads):  # each has memory to work in
             try:
                 return plan(height, width, self._default_device(), memory=1).need
@@ -322,7 +346,7 @@ class Dehazer:
     def _dehaze_tensor(self, image: Tensor, progress: Callable[[float], None] | None, valid: Map | None) -> Tensor:
         arguments.check_tensor(image, dims=(3, 4))
         valid = arguments.check_valid(valid, image.shape[-2:])
-        image = image.detach()
+        image = image.detach().resolve_neg()
         result = torch.empty(image.shape, dtype=image.dtype, device=image.device)
         pictures = image[None] if image.dim() == 3 else image  # (B, 3, H, W)
         results = result[None] if image.dim() == 3 else result
@@ -499,6 +523,7 @@ class Blend:
         self._sink.write(start, stop, torch.lerp(before, band, self._strength).clamp_(0, 1))
 
 
+@_outside_graphs
 def dehaze(
     image: T,
     *,

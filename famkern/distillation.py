@@ -42,11 +42,7 @@ class HookedAffinityLoss:
         layers: Mapping[str, str] | Iterable[tuple[str, str]],
         **options: Any,
     ) -> None:
-        self.layers = list(layers.items() if isinstance(layers, Mapping) else layers)
-        if not self.layers:
-            raise ValueError(
-                "layers is empty; pairs of names, of the teacher's and of the student's modules, are accepted"
-            )
+        self.layers = _pairs(layers)
         self.loss = FeatureAffinityLoss(**{"teacher_pool": None, "student_pool": None, **options})
         names = [list(dict.fromkeys(pair[side] for pair in self.layers)) for side in (0, 1)]
         modules = [
@@ -78,6 +74,10 @@ class HookedAffinityLoss:
         for handle in self._handles:
             handle.remove()
 
+    def __repr__(self) -> str:
+        pairs = ", ".join(f"{of_teacher!r}: {of_student!r}" for of_teacher, of_student in self.layers)
+        return f"HookedAffinityLoss({{{pairs}}}, {self.loss.extra_repr()})"
+
     def __enter__(self) -> HookedAffinityLoss:
         return self
 
@@ -85,6 +85,25 @@ class HookedAffinityLoss:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def _pairs(layers: Any) -> list[tuple[str, str]]:
+    """Pairs of names, of the teacher's and of the student's modules.
+
+    Raises:
+        ValueError: if it is anything else, or empty.
+    """
+    given = layers.items() if isinstance(layers, Mapping) else layers
+    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    if not pairs or not all(
+        isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
+        for pair in pairs
+    ):
+        raise ValueError(
+            f"layers is {layers!r}; pairs of names, of the teacher's and of the student's modules, are accepted, such as"
+            ' {"layer3": "body.7"}'
+        )
+    return pairs
 
 
 class _Tap:

@@ -82,8 +82,8 @@ def export(
         raise ImageError(f"{path}: cannot be written (there is no folder {Path(path).parent}); create it")
     if suffix == ".onnx":
         _require_onnx()
-    program = trace(model, dehazer.window)
-    with tempfile.TemporaryDirectory() as folder:
+    with _plain_process(), tempfile.TemporaryDirectory() as folder:
+        program = trace(model, dehazer.window)
         made = Path(folder) / f"network{suffix}"
         write(program, made, _describe(model, dehazer.window))
         difference = _difference(run(made), dehazer)
@@ -109,7 +109,9 @@ def trace(model: str | os.PathLike[str] | nn.Module, window: int | None) -> torc
     height, width = (torch.export.Dim(name, min=least) for name in ("height", "width"))
     free = {0: torch.export.Dim("batch"), 2: height, 3: width}
     try:
-        return torch.export.export(Pipeline(plain).eval(), (torch.rand(TRACED),), dynamic_shapes={"image": free})
+        return torch.export.export(
+            Pipeline(plain).eval(), (torch.rand(TRACED, dtype=torch.float32),), dynamic_shapes={"image": free}
+        )
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise ExportError(
             f"PyTorch {torch.__version__} cannot trace {_name(model)}: {str(error).splitlines()[0]}"
@@ -134,7 +136,7 @@ def _describe(model: str | os.PathLike[str] | nn.Module, window: int | None) -> 
 def _difference(run: Callable[[Tensor], Tensor], dehazer: Dehazer) -> float:
     """The greatest difference between a file's results and those of `Dehazer`, at sizes that it was not traced at."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.rand(size, generator=generator) for size in CHECKED]
+    images = [torch.rand(size, generator=generator, dtype=torch.float32) for size in CHECKED]
     return max(float((run(image) - dehazer(image)).abs().max()) for image in images)
 
 
@@ -175,8 +177,15 @@ def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 @contextlib.contextmanager
+def _plain_process() -> Iterator[None]:
+    """The surroundings of tracing, whatever default device, autocast and inference mode the caller has."""
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.inference_mode(False):
+        yield
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters and tracers say of packages that it could use, and of its own deprecated ways."""
+    """Without what exporters and tracers say of packages that they could use, and of their own deprecated ways."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -80,11 +80,14 @@ def split(image: Image.Image) -> Picture:
     info = {name: value for name, value in image.info.items() if name != "transparency"}
     if image.mode.startswith("I;16"):
         if "transparency" in image.info:
-            raise ValueError("a PIL image of 16 bits has no transparent colour: Pillow has no 16-bit image with alpha")
+            raise ValueError(
+                "a PIL image of 16 bits has no transparent colour: Pillow has no 16-bit image with alpha; "
+                'delete its info["transparency"], or give it as a file to `famkern dehaze`, which keeps it'
+            )
         grey = np.asarray(image).astype(np.uint16)
         return _picture(np.broadcast_to(grey[..., None], (*grey.shape, 3)), None, True, info)
     grey_mode = image.mode in ("L", "LA")
-    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    has_alpha = image.has_transparency_data  # an alpha channel, a transparent colour, or a palette with alpha
     if has_alpha and image.mode not in ("RGBA", "LA"):
         image = image.convert("LA" if grey_mode else "RGBA")
     alpha = image.getchannel("A") if has_alpha else None

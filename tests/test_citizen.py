@@ -21,6 +21,7 @@ from famkern import models, threads
 from famkern.models import Student, Teacher, UStudent
 from famkern.ops.conv import conv3x3
 from famkern.ops.gate import gate
+from famkern.training.fused import fused
 
 SMALL = {"channels": 16, "groups": 2, "blocks": 1}
 
@@ -107,6 +108,13 @@ def test_results_do_not_depend_on_the_default_dtype(student, picture, default_dt
         assert {t.dtype for t in models.load(name).state_dict().values() if t.is_floating_point()} == {torch.float32}
 
 
+def test_a_windowed_network_does_not_depend_on_the_default_dtype(default_dtype):
+    network, image = UStudent((16, 16), (1, 1, 1), window=32).eval(), torch.rand(1, 3, 70, 90)
+    expected = network(image)
+    default_dtype(torch.bfloat16)
+    assert torch.equal(network(image), expected)
+
+
 def test_results_do_not_depend_on_the_default_device(student, picture):
     array = (picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     expected = famkern.dehaze(array)
@@ -179,7 +187,7 @@ def test_a_number_of_threads_is_kept_by_one_that_has_not_computed_yet(count):
 @pytest.mark.slow
 def test_a_call_stays_out_of_a_compiled_function():
     code = """
-        import torch, famkern
+        import numpy as np, torch, famkern
         dehazer = famkern.Dehazer(famkern.models.Student(16, 1, 1), threads=1)
 
         def brighten(image):
@@ -192,10 +200,34 @@ def test_a_call_stays_out_of_a_compiled_function():
             compiled = torch.compile(brighten, backend=backend)
             assert torch.equal(compiled(image), expected)
             assert torch.equal(compiled(image), expected)
+
+        dehazer = famkern.Dehazer(famkern.models.Student(16, 1, 1), threads=1, scale=2)
+        hazy = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8).numpy()
+        clear = dehazer(hazy)
+        for function, expected in (
+            (lambda hazy: dehazer.frame(hazy)[0], clear),
+            (lambda hazy: dehazer.transmission(hazy, clear), dehazer.transmission(hazy, clear)),
+            (lambda hazy: dehazer.stream(hazy, sink := np.empty_like(hazy)) or sink, clear),
+            (lambda hazy: famkern.dehaze(hazy), famkern.dehaze(hazy)),
+        ):
+            assert np.array_equal(torch.compile(function, backend="eager")(hazy), expected)
     """
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    python = [sys.executable, "-W", "error::UserWarning", "-c", textwrap.dedent(code)]
+    result = subprocess.run(python, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "WON'T CONVERT" not in result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.trace.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_tracers_are_told_to_export(student, picture):
+    class Around(nn.Module):
+        def forward(self, image):
+            return dehazer(image) + 1
+
+    dehazer = famkern.Dehazer(student)
+    for trace in (torch.jit.trace, lambda module, image: torch.export.export(module, (image,))):
+        with pytest.raises(RuntimeError, match="famkern export"):
+            trace(Around(), picture)
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -215,8 +247,18 @@ def test_numpy_s_numbers_are_numbers(student, picture):
     assert famkern.affinity_matrix(maps[0], pool=np.int64(4)).shape == (1, 16, 16)
 
 
-@pytest.mark.parametrize("name", ["strength", "threads", "memory", "window"])
-@pytest.mark.parametrize("value", [True, np.True_])
+def test_sizes_are_numpy_s_numbers_too(student):
+    dehazer = famkern.Dehazer(student)
+    assert dehazer.least_memory(*np.uint16([300, 400])) == dehazer.least_memory(300, 400)
+    assert dehazer.scale_of(*np.uint8([200, 255])) == 1
+    assert type(UStudent(np.int64([16, 32]), np.int64([1, 1, 1])).widths[0]) is int
+    for wrong in (0, True, 2.5, None):
+        with pytest.raises(ValueError, match="height and width"):
+            dehazer.least_memory(300, wrong)
+
+
+@pytest.mark.parametrize("name", ["strength", "threads", "memory", "window", "scale"])
+@pytest.mark.parametrize("value", [True, np.True_, False])
 def test_true_is_no_number(student, name, value):
     with pytest.raises((ValueError, TypeError), match=name if name != "memory" else "memory bound"):
         famkern.Dehazer(student, **{name: value})
@@ -246,6 +288,11 @@ class Brighter(Student):
         return super().forward(image) + 1
 
 
+class Called(Student):
+    def __call__(self, image):
+        return super().__call__(image) + 1
+
+
 class Named(Student):
     def name(self):
         return "still a student"
@@ -271,6 +318,15 @@ def circular(network):
         (Brighter(**SMALL), r"is a .*Brighter, where its family has Student"),
         (changed(swapped), r"SiLU as its g1\.gp\.0\.palayer\.pa\.1"),
         (changed(circular), "circular"),
+        (Called(**SMALL), r"is a .*Called, where its family has Student"),
+        (
+            changed(lambda n: setattr(n, "forward", torch.neg)),
+            "another forward in its place, where its family has Student",
+        ),
+        (changed(lambda n: setattr(n.g1, "forward", torch.neg)), "another forward in its place as its g1"),
+        (changed(lambda n: setattr(n.pre[0], "weight", nn.Parameter(torch.rand(16, 3, 5, 5)))), r"pre\.0\.weight has"),
+        (Student(**SMALL).to("meta"), r"pre\.0\.weight is on PyTorch's meta device"),
+        (changed(lambda n: setattr(n.pre[0], "bias", nn.Parameter(torch.rand(16) + 0j))), r"pre\.0\.bias .*complex64"),
         (changed(lambda n: prune.random_unstructured(n.pre[0], "weight", 0.5)), r"pre\.0\.weight_orig"),
         (changed(lambda n: parametrizations.weight_norm(n.post[0])), r"post\.0\.parametrizations"),
         (changed(lambda n: nn.utils.weight_norm(n.pre[0])), r"pre\.0\.weight_g"),
@@ -280,6 +336,13 @@ def circular(network):
 def test_a_network_that_computes_something_else_is_refused(network, message):
     with pytest.raises(ValueError, match=message):
         famkern.Dehazer(network)
+
+
+def test_training_operators_refuse_it_too():
+    with pytest.raises(ValueError, match="Brighter, where its family has Student"):
+        fused(Brighter(**SMALL))
+    with pytest.raises(ValueError, match="weight_orig"):
+        fused(changed(lambda n: prune.random_unstructured(n.pre[0], "weight", 0.5)))
 
 
 def test_a_network_that_computes_the_same_is_taken(student, picture):
@@ -329,6 +392,28 @@ def test_a_window_that_is_none_is_refused_in_a_line(student, tmp_path):
             models.load(tmp_path / f"{name}.pth")
 
 
+# ---- what is no picture ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.rand(3, 8, 8).to_sparse(), "sparse_coo"),
+        (torch.rand(3, 8, 8, device="meta"), "meta"),
+        (torch.rand(3, 8, 8).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (np.ma.masked_array(np.zeros((8, 8, 3), np.uint8), True), "mask: .*valid="),
+    ],
+)
+def test_what_has_no_pixels_is_refused_by_name(student, image, message):
+    with pytest.raises(TypeError, match=message):
+        famkern.Dehazer(student)(image)
+
+
+def test_a_view_with_its_sign_pending_is_what_it_shows(student, picture):
+    dehazer = famkern.Dehazer(student)
+    assert torch.equal(dehazer(torch._neg_view(-picture)), dehazer(picture))
+
+
 # ---- more kinds of pictures ------------------------------------------------------------------------------------------
 
 
@@ -356,6 +441,15 @@ def test_a_palette_stands_for_its_colours(student, colours):
     clear = dehazer(palette)
     assert clear.mode == "RGB"
     assert np.array_equal(clear, dehazer(palette.convert("RGB")))
+
+
+def test_a_palette_s_own_transparency_stays(student, colours):
+    image = colours.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    palette = image.quantize(16, method=Image.Quantize.FASTOCTREE)
+    assert palette.palette.mode == "RGBA"
+    clear = famkern.Dehazer(student)(palette)
+    assert np.array_equal(clear.getchannel("A"), palette.convert("RGBA").getchannel("A"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])

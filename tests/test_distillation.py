@@ -104,3 +104,14 @@ def test_what_is_not_there_is_named() -> None:
     network(IMAGE)
     with pytest.raises(TypeError, match="module 0 puts out a dict; a tensor, or a tuple"):
         affinity()
+
+
+@pytest.mark.parametrize("layers", ["body.0", ("body.0", "body.2"), [("body.0", "body.0", "body.2")], {2: 0}, {}, None])
+def test_what_is_no_pairs_of_names_is_refused(layers) -> None:
+    with pytest.raises(ValueError, match="pairs of names"):
+        famkern.HookedAffinityLoss(*networks(), layers)
+
+
+def test_it_says_what_it_compares() -> None:
+    affinity = famkern.HookedAffinityLoss(*networks(), {"body.0": "body.2"}, scale="rms")
+    assert repr(affinity).startswith("HookedAffinityLoss({'body.0': 'body.2'}, teacher_pool=None, student_pool=None, ")

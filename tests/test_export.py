@@ -24,8 +24,8 @@ def small(family, *shape, **options):
 
 
 NETWORKS = {
-    "windowed": small(Student, 16, 1, 1, norm="batch", window=32),
     "U-shaped": small(UStudent, (16, 16), (1, 1, 1)),
+    "U-shaped, windowed": small(UStudent, (16, 16), (1, 1, 1), norm="batch", window=32),
 }
 
 
@@ -43,13 +43,13 @@ def test_onnx_runtime_gives_what_famkern_gives(name, tmp_path):
         image = torch.rand(size)
         found = session.run(None, {"image": image.numpy()})[0]
         np.testing.assert_allclose(found, dehazer(image), atol=1e-5)
-    if name == "windowed":  # it would show if the guard of small pictures were lost, or the window
+    if network.window:  # it would show if the guard of small pictures were lost, or the window
         whole = Dehazer(network, window=0)(image)
         assert (whole - dehazer(image)).abs().max() > 1e-3
     model = onnx.load(path)
     assert [entry.version for entry in model.opset_import if not entry.domain] == [export.OPSET]
     described = {entry.key: entry.value for entry in model.metadata_props}
-    assert described["window"] == ("32 pixels" if name == "windowed" else "the whole picture")
+    assert described["window"] == ("32 pixels" if network.window else "the whole picture")
     assert "[0, 1]" in described["input"]
     (value,) = model.graph.input
     sides = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -60,7 +60,7 @@ def test_onnx_runtime_gives_what_famkern_gives(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_program_of_torch_export_runs_without_famkern(tmp_path):
-    network, path = small(Student, 16, 1, 1), tmp_path / "network.pt2"
+    network, path = small(Student, 16, 1, 1, norm="batch"), tmp_path / "network.pt2"
     assert export.export(network, path) <= export.TOLERANCE
     image = torch.rand(SIZES[0])
     torch.save(image, tmp_path / "image.pt")
@@ -73,6 +73,17 @@ def test_a_program_of_torch_export_runs_without_famkern(tmp_path):
     """
     subprocess.run([sys.executable, "-c", "\n".join(map(str.strip, code.splitlines()))], cwd=tmp_path, check=True)
     torch.testing.assert_close(torch.load(tmp_path / "clear.pt"), Dehazer(network)(image), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_surroundings_of_a_call_do_not_matter(tmp_path):
+    network, before = small(Student, 16, 1, 1), torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            assert export.export(network, tmp_path / "network.pt2") <= export.TOLERANCE
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ FLOORS = {
     "export": {"dehazer", "images", "models"},
     "distillation": {"ops"},
     "dehazer": {"arguments", "engine", "models", "numeric", "ops", "pil", "threads"},
-    "arguments": {"engine", "numeric", "ops"},
+    "arguments": {"engine", "models", "numeric", "ops"},
     "engine": {"numeric", "ops"},
     "ops": {"kernels", "numeric"},
     "models": {"numeric"},

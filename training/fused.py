@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from famkern.models import Student, UStudent
+from famkern.models import Student, UStudent, ordinary
 from famkern.models.u_student import apply_head
 from famkern.ops import formulas
 from famkern.ops.conv import conv3x3
@@ -35,13 +35,14 @@ class Fused(nn.Module):
         network: without batch normalisation, which would need the means between convolution and rectifier.
 
     Raises:
-        ValueError: for a network with batch normalisation.
+        ValueError: for a network with batch normalisation, or one whose modules compute something else than its family's.
     """
 
     def __init__(self, network: Student | UStudent) -> None:
         super().__init__()
         if network.norm is not None:
             raise ValueError(f"{type(self).__name__} takes a network with norm=None, not {network.norm!r}")
+        ordinary.check_modules(network)
         self.network = network
 
     @overload

@@ -26,7 +26,7 @@ def parse_bytes(size: int | str) -> int:
         value = float(match[1]) * _UNITS[match[2]]
         size = int(value) if value < 1 << 62 else 1 << 62
     if not is_whole(size) or not 0 < size < 1 << 62:
-        raise ValueError(f"a memory bound is a positive number of bytes, not {size!r}")
+        raise ValueError(f"a memory bound is a positive whole number of bytes, not {size!r}")
     return int(size)
 
 

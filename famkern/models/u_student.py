@@ -52,15 +52,16 @@ class UStudent(Family):
         window: int | None = None,
     ) -> None:
         super().__init__(norm)
-        self.widths, self.blocks, self.head = tuple(widths), tuple(blocks), head
-        self.levels = len(self.widths)
-        if self.levels < 2 or any(not is_whole(width) or width < 16 or width % 16 for width in self.widths):
-            raise ValueError(f"UStudent(widths=...) takes two or more multiples of 16, not {self.widths}")
-        if len(self.blocks) != 2 * self.levels - 1 or any(not is_whole(count) or count < 1 for count in self.blocks):
+        widths, blocks = tuple(widths), tuple(blocks)
+        self.levels = len(widths)
+        if self.levels < 2 or any(not is_whole(width) or width < 16 or width % 16 for width in widths):
+            raise ValueError(f"UStudent(widths=...) takes two or more multiples of 16, not {widths}")
+        if len(blocks) != 2 * self.levels - 1 or any(not is_whole(count) or count < 1 for count in blocks):
             raise ValueError(
                 f"UStudent(blocks=...) takes {2 * self.levels - 1} counts of 1 or more for {self.levels} levels, "
-                f"not {self.blocks}"
+                f"not {blocks}"
             )
+        self.widths, self.blocks, self.head = tuple(map(int, widths)), tuple(map(int, blocks)), head
         if head not in ("gain", "plain"):
             raise ValueError(f'UStudent(head=...) takes "gain" or "plain", not {head!r}')
         self.pre = nn.Sequential(conv3x3(3, self.widths[0]))

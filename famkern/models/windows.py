@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..numeric import is_whole
 
@@ -90,13 +91,14 @@ def _along(x: Tensor, cell: int) -> Tensor:
     corners = torch.arange(cells + 1, device=x.device)
     first = corners.clamp(max=cells - WINDOW_CELLS // 2).sub(WINDOW_CELLS // 2).clamp(min=0) * cell
     last = (first + WINDOW_CELLS * cell).clamp(max=length)
-    pixels = torch.arange(length, device=x.device)[:, None]
-    inside = (pixels >= first) & (pixels < last)  # (length, corners)
-    return x @ inside.to(x.dtype) / (last - first).to(x.dtype)
+    pixels = torch.arange(length, device=x.device)
+    inside = (pixels >= first[:, None]) & (pixels < last[:, None])  # (corners, length)
+    return F.linear(x, inside.to(x.dtype)) / (last - first).to(x.dtype)
 
 
 def _between(corners: Tensor, length: int, cell: int) -> Tensor:
     """Values at (..., corners) interpolated to (..., length)."""
     pixels = torch.arange(length, device=corners.device)
-    away = pixels / cell - torch.arange(corners.shape[-1], device=corners.device)[:, None]  # in cells, float32
-    return corners @ (1 - away.abs()).clamp(min=0).to(corners.dtype)
+    places = pixels[:, None].to(torch.float32) / cell  # in cells; the default dtype of the process may have 16 bits
+    away = places - torch.arange(corners.shape[-1], device=corners.device)
+    return F.linear(corners, (1 - away.abs()).clamp(min=0).to(corners.dtype))

@@ -334,7 +334,7 @@ def test_without_gradio_one_line_names_the_extra(monkeypatch, capsys):
         (["--host", "no.such.host.invalid"], "no.such.host.invalid, port 7860: cannot be listened on"),
         (["--host", "192.0.2.1"], "192.0.2.1, port 7860: cannot be listened on"),
         (["--max-upload", "many"], "max-upload is a size such as"),
-        (["--memory", "0"], "a memory bound is a positive number of bytes"),
+        (["--memory", "0"], "a memory bound is a positive whole number of bytes"),
         (["--device", "tpu"], 'device is "cpu", "cuda" or "cuda:N"'),
         (["--threads", "0"], "threads is a whole number from 1"),
     ],
