@@ -60,7 +60,8 @@ class Dehazer:
     a call is left out of the graph. No gradient passes through, and a model's own hooks do not run.
 
     Args:
-        model: a name out of `famkern.models.available()`, a path to .safetensors, .pth or .pk, a `Student` or `UStudent`.
+        model: a name out of `famkern.models.available()`, a path to a checkpoint (see `famkern.models.load`), a
+            `Student` or a `UStudent`.
         strength: 0 returns the input, 1 the network's output, values between them the blend of both. Above 1, up to 2, the
             change goes on as far as that in the same direction, ending at black and white.
         device: where to compute; None for a tensor's own device, and for anything else CUDA where present, else the CPU.

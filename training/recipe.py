@@ -178,8 +178,8 @@ class StudentRecipe(Recipe):
     window: int | None = field(
         default=None,
         metadata=option(
-            "Windows for channel attention outside training, at least as large as the crops, seen whole; 0: none. "
-            "Default: those of --init, else none.",
+            "Side of the windows that channel attention sees outside training; training sees whole crops, which are not "
+            "larger. 0: none. Default: that of --init, else none.",
             min=0,
         ),
     )

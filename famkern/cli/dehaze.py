@@ -36,7 +36,9 @@ def dehaze(
     threads: ThreadsOption = None,
     window: WindowOption = None,
     scale: ScaleOption = str(SCALE),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs; else skipped.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing outputs, which are skipped otherwise.")
+    ] = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Descend into subfolders.")] = False,
     format: Annotated[
         str | None,
@@ -44,11 +46,14 @@ def dehaze(
             metavar="|".join(batch.FORMATS), help="Format and extension of the outputs. Default: each input's."
         ),
     ] = None,
-    quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of JPEG and lossy WebP.")] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Quality of JPEG, AVIF and lossy WebP. Default: 95.")
+    ] = None,
     suffix: Annotated[str, typer.Option(help="Added to the name of each output.")] = "",
     compare: Annotated[bool, typer.Option("--compare", help="Also write NAME-compare.jpg, before | after.")] = False,
     codec: Annotated[
-        str | None, typer.Option(help="Of films: h264, hevc, vp9, av1, or an encoder of FFmpeg. Default: each input's.")
+        str | None,
+        typer.Option(help="Codec of films: h264, hevc, vp9, av1, or an encoder of FFmpeg. Default: each input's."),
     ] = None,
     crf: Annotated[
         int | None, typer.Option(help="Quality of films; lower is better. Default: by codec, 20 to 30.")
@@ -62,7 +67,9 @@ def dehaze(
     mask: Annotated[
         Path | None, typer.Option(help="A grey picture, as large as the inputs: white is dehazed, black stays.")
     ] = None,
-    keep_time: Annotated[bool, typer.Option("--keep-time", help="Outputs get their inputs' time of change.")] = False,
+    keep_time: Annotated[
+        bool, typer.Option("--keep-time", help="Give outputs the times of change of their inputs.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what fails.")] = False,
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
@@ -71,17 +78,17 @@ def dehaze(
         typer.Option(help="Append a line of JSON for each file to this file: sizes, times, memory, errors."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds that reading or writing a picture may take. Default: any.")
+        float | None, typer.Option(help="Seconds that reading or writing a picture may take. Default: no limit.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local: this machine; ray: the machines of a Ray cluster.")] = HERE,
     address: Annotated[
         str | None,
-        typer.Option(help="Of the Ray cluster: HOST:PORT, or auto. Default: Ray is started on this machine alone."),
+        typer.Option(help="Address of the Ray cluster: HOST:PORT, or auto. Default: Ray starts on this machine alone."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes on the Ray cluster. Default: as many as it has room for.")
     ] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = images.MAX_PIXELS,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse pictures of more pixels.")] = images.MAX_PIXELS,
 ) -> None:
     """Remove haze from pictures of any size, and from films.
 

@@ -18,7 +18,7 @@ from .terminal import complain, fail, log_to_terminal, out, progress_bar, traini
 def evaluate(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="Holds hazy/ and clear/, named as in RESIDE; for a teacher, see below."),
+        typer.Argument(metavar="FOLDER", help="Holds hazy/ and clear/, named as in RESIDE; for a teacher, see above."),
     ],
     model: ModelOption = "student",
     csv: Annotated[Path | None, typer.Option(help="Write the figures of each pair to this file.")] = None,
@@ -30,8 +30,8 @@ def evaluate(
 ) -> None:
     """Measure PSNR and SSIM of a model on pairs of hazy and clear pictures, beside those of the hazy input.
 
-    Of a teacher, which enlarges pictures instead: PSNR on luma, beside that of bicubic enlargement. FOLDER then holds HR/
-    and LRx2/, or sharp pictures, which are made small.
+    A teacher enlarges pictures instead. Its PSNR is measured on luma, beside that of bicubic enlargement. FOLDER then holds
+    HR/ and LRx2/, or sharp pictures, which are reduced to half their size first.
     """
     log_to_terminal()
     with training_installed():

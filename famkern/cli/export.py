@@ -10,14 +10,14 @@ import typer
 from .. import images
 from ..export import FORMATS, OPSET, ExportError
 from ..export import export as write
-from .options import WindowOption
+from .options import MODEL, WindowOption
 from .terminal import fail, log_to_terminal, out, wrong_usage
 
 
 def export(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A name listed by `famkern info`, or a .safetensors, .pth or .pk file."),
+        typer.Argument(metavar="MODEL", help=MODEL),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write, ending in .onnx or .pt2.")

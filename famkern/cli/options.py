@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-ModelOption = Annotated[str, typer.Option(help="A name listed by `famkern info`, or a .safetensors, .pth or .pk file.")]
+MODEL = "A name listed by `famkern info`, or a checkpoint: .safetensors, .pth, .pt, .pk, .pkl or .ckpt."
+ModelOption = Annotated[str, typer.Option(help=MODEL)]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: CUDA if present.")]
 DtypeOption = Annotated[
     str | None,

@@ -23,15 +23,20 @@ def synthesize(
     kind: Annotated[
         Kind,
         typer.Option(
-            help="photos: any, depth is made up; depth: rgb/ and depth/; solved: hazy/ and clear/ as in RESIDE, depth is "
-            "solved and the haze new; pairs: the same, as they are."
+            help="What FOLDER holds. photos: any pictures, whose depth is made up; depth: rgb/ and depth/; solved: hazy/ "
+            "and clear/ as in RESIDE, whose depth is computed from both and whose haze is made anew; pairs: hazy/ and "
+            "clear/, which stay as they are."
         ),
     ] = Kind.photos,  # type: ignore[attr-defined]
-    haze: Annotated[HazeKind | None, typer.Option(help="Default: indoor for solved, else outdoor.")] = None,
+    haze: Annotated[
+        HazeKind | None, typer.Option(help="Kind of haze to add. Default: indoor for --kind solved, else outdoor.")
+    ] = None,
     sky: Annotated[bool, typer.Option("--sky", help="The greatest depth in a file is sky; for --kind depth.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
     size: Annotated[int, typer.Option(min=1, help="Limit on the longer side, in pixels.")] = 1024,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing pairs; else skipped.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing pairs, which are skipped otherwise.")
+    ] = False,
 ) -> None:
     """Make hazy pictures as training does, but none without haze: OUT/hazy, OUT/clear, OUT/transmission (16-bit grey).
 

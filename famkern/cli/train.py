@@ -94,12 +94,15 @@ def _crops(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops in a step, over all devices.")] = None,
     crop: Annotated[
-        int | None, typer.Option(min=1, help="Side of the crops in pixels; with this or --batch they do not grow.")
+        int | None,
+        typer.Option(min=1, help="Side of the crops in pixels. With this option or --batch crops do not grow."),
     ] = None,
     phases: Annotated[
         list[str] | None,
         typer.Option(
-            "--phase", metavar="SIZExBATCH@UNTIL", help="Growing crops: 96x8@0.5, then 256x2@1, of all steps."
+            "--phase",
+            metavar="SIZExBATCH@UNTIL",
+            help="Crops that grow: 96x8@0.5 and 256x2@1 are 8 of 96 pixels up to half of the steps, then 2 of 256.",
         ),
     ] = None,
 ) -> None:
@@ -146,7 +149,8 @@ def train_student(
         list[str] | None, typer.Option(metavar=FOLDERS, help="Folders of hazy/ and clear/, as in RESIDE.")
     ] = None,
     solved: Annotated[
-        list[str] | None, typer.Option(metavar=FOLDERS, help="The same; depth is solved, and haze is made anew.")
+        list[str] | None,
+        typer.Option(metavar=FOLDERS, help="The same; depth is computed from both, and haze made anew."),
     ] = None,
     depth: Annotated[list[str] | None, typer.Option(metavar=FOLDERS, help="Folders of rgb/ and depth/.")] = None,
     photos: Annotated[
@@ -156,12 +160,15 @@ def train_student(
     val_pairs: Annotated[
         int | None, typer.Option(min=1, help="Validate on at most so many pairs, evenly chosen.")
     ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the network, on a GPU.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network with torch.compile, on a GPU.")
+    ] = False,
 ) -> None:
     """Train a dehazing student, with or without a teacher.
 
     RUN will hold student.safetensors (the averaged weights, for --model), log.csv, curves.png, samples.png, and what
-    --resume needs. Folders may be given many times; each is drawn from in proportion to its WEIGHT.
+    --resume needs. Folders may be given many times; each is drawn from in proportion to its WEIGHT. indoor, outdoor and
+    reside are kinds of haze to add; with sky the greatest depth of each file counts as sky, infinitely far away.
     """
     with training_installed():
         from ..training import distillation, evaluation, recipe, run
