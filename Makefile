@@ -29,8 +29,8 @@ help:
 	@echo "make soak     two hours of a web page and of films, with an eye on memory; fewer: make soak MINUTES=10"
 	@echo "make bench    compare speed with what a user would pick instead"
 	@echo "make bench-check BASE=REF  compare this tree's speed with that of another commit"
-	@echo "make oldest   test that wheel with the oldest PyTorch and NumPy that it may meet"
 	@echo "make wheel    the source distribution and the wheel, in dist"
+	@echo "make oldest   test that wheel with the oldest PyTorch and NumPy that it may meet"
 	@echo "make clean    remove the environment and everything built"
 
 demo: build
@@ -208,7 +208,8 @@ oldest: build
 	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check pytest pytest-xdist $(OLDEST)/dist/*.whl \
 	    $$(sed -En 's/^ *"(torch|numpy)>=([0-9.]+)",/\1==\2.*/p' pyproject.toml)
 	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall $(OLDEST)/dist/*.whl
-	$(CXX) -std=c++17 -fsyntax-only -Icsrc -isystem $(OLDEST_TORCH)/include -DTORCH_TARGET_VERSION=0x020a000000000000 csrc/*.cpp
+	$(CXX) -std=c++17 -fsyntax-only -Icsrc -isystem $(OLDEST_TORCH)/include \
+	    -DTORCH_TARGET_VERSION=$$(sed -n 's/^TORCH_ABI = "\(.*\)".*/\1/p' setup.py) csrc/*.cpp
 	ln -sfn ../../tests ../../pyproject.toml $(OLDEST)
 	cd $(OLDEST) && OMP_WAIT_POLICY=passive bin/python -m pytest -q -n auto --maxprocesses 4 -m "not slow" $(OLDEST_TESTS)
 

@@ -36,6 +36,7 @@ def peak_bytes(label: str) -> int:
 
 
 def test_training_step() -> None:
+    torch.set_num_threads(THREADS)
     plan = bench.Plan(models=(), memory=(), suites=("training",), rounds=ROUNDS, threads=THREADS)
     (steps,) = bench.run(plan).comparisons  # a wrong gradient ends it
     medians = steps.medians

@@ -11,7 +11,10 @@ def main() -> None:
     gc.disable()  # until the command is imported: there is nothing to be collected, and to search takes time
     from . import cli
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        gc.freeze()  # what is left goes with the process; to search it for garbage takes as long as to import it
 
 
 if __name__ == "__main__":

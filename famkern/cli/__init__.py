@@ -44,8 +44,9 @@ class Commands(TyperGroup):
         """Name, command and arguments of what was asked for; up to here the command is its line in the table."""
         name, _, rest = super().resolve_command(ctx, args)
         command = name and load(name)
-        gc.freeze()
-        gc.enable()
+        if not gc.isenabled():  # whoever has disabled it owns the process, and what was imported stays
+            gc.freeze()
+            gc.enable()
         interruption.as_exception()
         return name, command, rest
 
@@ -96,4 +97,3 @@ def main() -> None:
         app(prog_name="famkern")
     finally:
         interruption.ignored()
-        gc.freeze()  # what is left goes with the process; to search it for garbage takes as long as to import it
