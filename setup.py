@@ -123,6 +123,8 @@ class NinjaBuild(build_ext):
         build = ROOT / "build" / "ninja"
         build.mkdir(parents=True, exist_ok=True)
         (build / "build.ninja").write_text(self.recipe(self.extensions[0], compiler, torch, nvcc))
+        # make -j names pipes there, which Python has closed: ninja would call that an error, and go on.
+        os.environ.pop("MAKEFLAGS", None)
         self.spawn([self.ninja(), "-C", str(build), *(["-v"] if os.environ.get("FAMKERN_VERBOSE") else [])])
 
     def leave_out(self, reason: str) -> None:
